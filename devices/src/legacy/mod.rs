@@ -1,0 +1,1 @@
+//! Devices at fixed ports that every PC has had.

@@ -1,0 +1,14 @@
+//! Device models: buses, legacy ports, virtio over MMIO.
+//!
+//! A device here knows guest memory, file descriptors and its own registers. It knows neither KVM nor scenarios:
+//! interrupts leave through [`irq::IrqLine`], requests that end or restart the machine through [`event::EventSink`].
+
+pub mod bus;
+pub mod event;
+pub mod irq;
+pub mod legacy;
+pub mod stream;
+pub mod virtio;
+
+/// Guest RAM as every device sees it. Cloning it copies a few pointers.
+pub type Memory = vm_memory::GuestMemoryMmap<()>;

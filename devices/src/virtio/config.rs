@@ -1,0 +1,85 @@
+//! A device's configuration space (VIRTIO 2.5), readable by vCPU threads while the device runs elsewhere.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// Bytes of the configuration space, their generation, and which of them the driver may write.
+///
+/// Each byte is atomic; a reader that needs several bytes to agree re-reads the generation, as VIRTIO 2.5.1 says.
+#[derive(Debug)]
+pub struct ConfigSpace {
+    bytes: Box<[AtomicU8]>,
+    generation: AtomicU32,
+    writable: Range<usize>,
+}
+
+impl ConfigSpace {
+    /// A space with these initial bytes; the driver may write those in `writable`.
+    pub fn new(bytes: &[u8], writable: Range<usize>) -> Self {
+        Self {
+            bytes: bytes.iter().map(|&b| AtomicU8::new(b)).collect(),
+            generation: AtomicU32::new(0),
+            writable,
+        }
+    }
+
+    /// Driver read: bytes past the end read as 0.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = self.cell(offset, i).map_or(0, |(_, cell)| cell.load(Ordering::Acquire));
+        }
+    }
+
+    /// Driver write: bytes outside the writable range are ignored.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        for (i, &byte) in data.iter().enumerate() {
+            if let Some((at, cell)) = self.cell(offset, i)
+                && self.writable.contains(&at)
+            {
+                cell.store(byte, Ordering::Release);
+            }
+        }
+    }
+
+    /// Device side: stores bytes and bumps the generation. The caller raises the configuration interrupt.
+    pub fn update(&self, offset: usize, data: &[u8]) {
+        for (cell, &byte) in self.bytes.iter().skip(offset).zip(data) {
+            cell.store(byte, Ordering::Release);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Device side: one byte (a value the driver may have written).
+    pub fn byte(&self, offset: usize) -> u8 {
+        self.bytes.get(offset).map_or(0, |cell| cell.load(Ordering::Acquire))
+    }
+
+    /// ConfigGeneration (VIRTIO 2.5.1).
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn cell(&self, offset: u64, i: usize) -> Option<(usize, &AtomicU8)> {
+        let at = usize::try_from(offset.checked_add(i as u64)?).ok()?;
+        Some((at, self.bytes.get(at)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_sees_zeroes_past_the_end_and_writes_only_where_it_may() {
+        let config = ConfigSpace::new(&[1, 2, 3, 4], 2..3);
+        config.write(0, &[9, 9, 9, 9, 9]);
+        let mut data = [7; 6];
+        config.read(0, &mut data);
+        assert_eq!(data, [1, 2, 9, 4, 0, 0]);
+        config.read(u64::MAX, &mut data);
+        assert_eq!(data, [0; 6]);
+        assert_eq!(config.generation(), 0);
+        config.update(3, &[8, 8]);
+        assert_eq!((config.byte(3), config.byte(4), config.generation()), (8, 0, 1));
+    }
+}

@@ -1,0 +1,206 @@
+//! A virtual machine as plain data: what the compiler produces and the builder consumes.
+//!
+//! No file descriptor and no open file is in here; everything can be serialized, compared and printed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vsc_devices::legacy::serial::SerialSpec;
+use vsc_devices::virtio::blk::BlkSpec;
+use vsc_devices::virtio::console::ConsoleSpec;
+use vsc_devices::virtio::rng::RngSpec;
+
+/// Everything the builder needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmResources {
+    /// Name of the machine; names the guest RAM's memfd (`vsc:NAME`), by which `vsc-run ps` finds it.
+    pub name: String,
+    /// Virtual CPUs.
+    pub cpus: Cpus,
+    /// Guest RAM, bytes; a multiple of 4 KiB.
+    pub memory: u64,
+    /// Where the interrupt controllers live.
+    pub irqchip: Irqchip,
+    /// Creates the 8254 timer (PIT). Only kernels without kvmclock and TSC deadline timer need it.
+    pub pit: bool,
+    /// What the machine starts.
+    pub payload: Payload,
+    /// 16550 UARTs, at most four.
+    pub serials: Vec<SerialSpec>,
+    /// virtio-console devices.
+    pub consoles: Vec<ConsoleSpec>,
+    /// virtio-blk devices.
+    pub disks: Vec<BlkSpec>,
+    /// virtio-rng device.
+    pub rng: Option<RngSpec>,
+    /// A file that receives all console output.
+    pub console_log: Option<PathBuf>,
+    /// I/O event loops to spread the devices over; 0 counts as 1.
+    pub iothreads: u32,
+    /// What ends or restarts the machine.
+    pub events: Events,
+    /// Time limits.
+    pub limits: Limits,
+}
+
+/// Virtual CPUs: their number and how the guest sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cpus {
+    /// Number of vCPUs, 1 to the host's KVM_CAP_MAX_VCPUS.
+    pub count: u32,
+    /// Sockets x cores x threads; the product is `count`.
+    pub topology: Topology,
+    /// Shows SVM or VMX to the guest.
+    pub nested: bool,
+}
+
+/// CPU topology; the product is the number of vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// Packages.
+    pub sockets: u32,
+    /// Cores per socket.
+    pub cores: u32,
+    /// Threads per core, 1 or 2.
+    pub threads: u32,
+}
+
+/// Where the interrupt controllers live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Irqchip {
+    /// PIC, I/O APIC and local APICs in the kernel.
+    Kernel,
+    /// Local APICs in the kernel, I/O APIC in this process, no PIC (KVM_CAP_SPLIT_IRQCHIP).
+    Split,
+}
+
+/// What the machine starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Payload {
+    /// The built-in self-test guest, with its parameters.
+    Builtin {
+        /// Words for the guest, as on a kernel command line.
+        parameters: String,
+    },
+    /// A kernel.
+    Kernel(KernelSpec),
+}
+
+/// A kernel to start directly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelSpec {
+    /// ELF, bzImage or compressed vmlinux; recognised by content.
+    pub path: PathBuf,
+    /// Parts of the initrd, concatenated in this order.
+    pub initrd: Vec<InitrdPart>,
+    /// The complete command line, without the `virtio_mmio.device=` words.
+    pub cmdline: String,
+    /// Refuses a file that is of another kind.
+    pub format: KernelFormat,
+    /// How the kernel is entered.
+    pub entry: EntryChoice,
+    /// Describes virtio-mmio devices on the command line too, for kernels without ACPI.
+    pub devices_on_cmdline: bool,
+}
+
+/// Expected format of the kernel file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelFormat {
+    /// Whatever the content says.
+    #[default]
+    Auto,
+    /// An uncompressed ELF vmlinux.
+    Elf,
+    /// A bzImage.
+    Bzimage,
+    /// A compressed ELF vmlinux (gzip, xz, zstd, lz4).
+    Compressed,
+}
+
+/// How a kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryChoice {
+    /// PVH when the kernel has the note, else the 64-bit Linux boot protocol.
+    #[default]
+    Auto,
+    /// The PVH entry (32-bit protected mode).
+    Pvh,
+    /// The 64-bit Linux boot protocol.
+    Linux64,
+}
+
+/// One part of an initrd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitrdPart {
+    /// A file, read at build time.
+    File(PathBuf),
+    /// Bytes made by the initrd builder.
+    Bytes(Vec<u8>),
+}
+
+/// What to do when the guest ends (libvirt's `on_poweroff`, `on_reboot`, `on_crash`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    /// The guest powered off.
+    pub on_poweroff: Action,
+    /// The guest asked for a reset.
+    pub on_reboot: Action,
+    /// The guest panicked or died of a triple fault.
+    pub on_crash: Action,
+    /// Restarts allowed in one run before the run ends anyway.
+    pub max_restarts: u32,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Destroy,
+            on_crash: Action::Destroy,
+            max_restarts: 10,
+        }
+    }
+}
+
+/// What follows an event of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The run ends.
+    Destroy,
+    /// The machine starts again from its resources, in the same process.
+    Restart,
+}
+
+/// Time limits of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The whole run; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// From start to the first sign of life: a console byte, a virtio driver, or init's greeting.
+    pub boot_deadline: Option<Duration>,
+    /// After the guest was asked to stop: how long until it is made to.
+    pub stop_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timeout: None,
+            boot_deadline: Some(Duration::from_secs(30)),
+            stop_grace: Duration::from_secs(5),
+        }
+    }
+}

@@ -2,4 +2,12 @@
 //!
 //! Knows neither devices nor KVM: everything here turns bytes and plain data into bytes and plain data.
 
+pub mod acpi;
+pub mod boot;
+pub mod cmdline;
 pub mod init;
+pub mod kernel;
+pub mod layout;
+
+/// Guest RAM; the same type as `vsc_devices::Memory`.
+pub type Memory = vm_memory::GuestMemoryMmap<()>;

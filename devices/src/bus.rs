@@ -103,7 +103,7 @@ impl Bus {
     }
 }
 
-fn lock(slot: &Mutex<dyn BusDevice>) -> MutexGuard<'_, dyn BusDevice> {
+fn lock(slot: &Mutex<dyn BusDevice>) -> MutexGuard<'_, dyn BusDevice + 'static> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

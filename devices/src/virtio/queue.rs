@@ -1,14 +1,84 @@
 //! A virtqueue in use: popping chains, returning them, and deciding when to interrupt.
+//!
+//! Only split virtqueues (VIRTIO 2.7). Everything in the rings comes from the guest and is checked before a device
+//! sees it. What the checks refuse is never skipped: the queue breaks, the device asks for a reset
+//! (VIRTIO 2.1.2), and nothing more is taken from the queue or put on it.
+//!
+//! The usual shape of a device's `kick`:
+//! ```ignore
+//! queue.suppress();
+//! loop {
+//!     while queue.pop(&mut self.chain) {
+//!         let written = …;
+//!         queue.push(self.chain.head, written);
+//!     }
+//!     queue.notify();
+//!     if !queue.rearm() {
+//!         break;
+//!     }
+//! }
+//! ```
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use virtio_queue::{DescriptorChain, Queue, QueueT};
-use vm_memory::{GuestMemory as _, VolatileSlice};
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, VolatileSlice};
 
 use super::Interrupt;
 use crate::Memory;
+
+/// Longest chain accepted, descriptors, when the queue itself is shorter: as many as one `preadv` takes (`IOV_MAX`,
+/// `UIO_MAXIOV` in linux/uio.h) and QEMU's `VIRTQUEUE_MAX_SIZE`. VIRTIO 2.7.5.3.1 limits chains to the queue size,
+/// which Linux exceeds with indirect descriptors on short queues.
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// A physically contiguous part of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it starts in guest memory.
+    pub addr: GuestAddress,
+    /// Its length in bytes, never 0.
+    pub len: u32,
+}
+
+/// A buffer the driver made available: guest memory to read from, then guest memory to write to.
+///
+/// Reusable: [`VirtQueue::pop`] clears and refills it, so a device that keeps its `Chain`s does not allocate per
+/// request.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// Index to return the buffer under. A hostile driver may have the same head in flight twice.
+    pub head: u16,
+    /// Device-readable parts, in order.
+    pub readable: Vec<Segment>,
+    /// Device-writable parts, in order.
+    pub writable: Vec<Segment>,
+}
+
+impl Chain {
+    /// Bytes the device may read; below 2^32.
+    pub fn readable_len(&self) -> u64 {
+        total(&self.readable)
+    }
+
+    /// Bytes the device may write; below 2^32.
+    pub fn writable_len(&self) -> u64 {
+        total(&self.writable)
+    }
+
+    fn clear(&mut self) {
+        self.head = 0;
+        self.readable.clear();
+        self.writable.clear();
+    }
+}
+
+fn total(segments: &[Segment]) -> u64 {
+    segments.iter().map(|s| u64::from(s.len)).sum()
+}
 
 /// A queue that the driver has set up, with everything needed to serve it.
 pub struct VirtQueue {
@@ -16,17 +86,272 @@ pub struct VirtQueue {
     memory: Memory,
     interrupt: Arc<dyn Interrupt>,
     index: u16,
+    /// Popped and not pushed yet.
+    in_flight: u16,
+    /// Something was pushed since the last `notify`.
+    pushed: bool,
     broken: bool,
 }
 
-/// A buffer the driver made available: guest memory to read from, then guest memory to write to.
-///
-/// The slices were checked to lie in guest RAM and stay valid as long as the `VirtQueue`'s memory does.
-pub struct Chain {
-    /// Descriptor index to return the buffer under.
-    pub head: u16,
-    /// Device-readable parts: (guest address, length in bytes).
-    pub readable: Vec<(vm_memory::GuestAddress, u32)>,
-    /// Device-writable parts.
-    pub writable: Vec<(vm_memory::GuestAddress, u32)>,
+impl VirtQueue {
+    /// Takes over a queue whose size and addresses were validated ([`QueueT::is_valid`]).
+    pub fn new(queue: Queue, memory: Memory, interrupt: Arc<dyn Interrupt>, index: u16) -> Self {
+        Self {
+            queue,
+            memory,
+            interrupt,
+            index,
+            in_flight: 0,
+            pushed: false,
+            broken: false,
+        }
+    }
+
+    /// Guest RAM.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Which of the device's queues this is.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Entries, a power of two from 1 to 32768.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Takes the next available buffer into `chain`.
+    ///
+    /// Returns false, with `chain` empty, when there is none or the queue is broken. Every segment of a returned
+    /// chain lies wholly in guest RAM, readable ones came before writable ones, indirect tables are resolved, and
+    /// there are at most `max(size, MAX_SEGMENTS)` segments.
+    pub fn pop(&mut self, chain: &mut Chain) -> bool {
+        chain.clear();
+        if self.broken {
+            return false;
+        }
+        match self.take(chain) {
+            Ok(found) => found,
+            Err(reason) => {
+                chain.clear();
+                self.fail(reason);
+                false
+            }
+        }
+    }
+
+    fn take(&mut self, chain: &mut Chain) -> Result<bool, &'static str> {
+        const UNREADABLE: &str = "the available ring cannot be read";
+        let available = self
+            .queue
+            .avail_idx(&self.memory, Ordering::Acquire)
+            .map_err(|_| UNREADABLE)?;
+        if available.0 == self.queue.next_avail() {
+            return Ok(false);
+        }
+        if self.in_flight >= self.queue.size() {
+            return Err("more buffers in flight than the queue has entries");
+        }
+        let limit = usize::from(self.queue.size()).max(MAX_SEGMENTS);
+        let mut heads = self.queue.iter(&self.memory).map_err(|e| match e {
+            RingError::InvalidAvailRingIndex => {
+                "the available index is further ahead than the queue is long"
+            }
+            _ => UNREADABLE,
+        })?;
+        let descriptors = heads.next().ok_or(UNREADABLE)?;
+        chain.head = descriptors.head_index();
+
+        // The iterator ends at a fault (bad index, loop, unreadable or nested table, over 4 GiB) as it ends after
+        // the last descriptor. They differ in whether the last one it gave promised another.
+        let mut unfinished = true;
+        for descriptor in descriptors {
+            unfinished = descriptor.has_next();
+            self.collect(descriptor, chain)?;
+            if chain.readable.len() + chain.writable.len() > limit {
+                return Err("a descriptor chain is too long");
+            }
+        }
+        if unfinished {
+            return Err(
+                "a descriptor chain loops, leads out of its table, or is longer than 4 GiB",
+            );
+        }
+        self.in_flight += 1;
+        Ok(true)
+    }
+
+    fn collect(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), &'static str> {
+        let segment = Segment {
+            addr: descriptor.addr(),
+            len: descriptor.len(),
+        };
+        if segment.len == 0 {
+            return Err("a descriptor has length 0");
+        }
+        if !self.memory.check_range(segment.addr, segment.len as usize) {
+            return Err("a descriptor lies outside of memory");
+        }
+        if descriptor.is_write_only() {
+            chain.writable.push(segment);
+        } else if chain.writable.is_empty() {
+            chain.readable.push(segment);
+        } else {
+            // VIRTIO 2.7.4.2.
+            return Err("a device-readable descriptor follows a device-writable one");
+        }
+        Ok(())
+    }
+
+    /// Returns the buffer with this head, `written` bytes of which (counted from its first writable byte) were
+    /// written. No interrupt yet: see [`Self::notify`].
+    pub fn push(&mut self, head: u16, written: u32) {
+        if self.broken {
+            return;
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.pushed = true;
+        if self.queue.add_used(&self.memory, head, written).is_err() {
+            self.fail("the used ring cannot be written");
+        }
+    }
+
+    /// Interrupts the driver if buffers were pushed since the last call and it wants to know (VIRTIO 2.7.7).
+    pub fn notify(&mut self) {
+        if self.broken || !self.pushed {
+            return;
+        }
+        self.pushed = false;
+        match self.wants_interrupt() {
+            Ok(true) => self.interrupt.queue(self.index),
+            Ok(false) => {}
+            Err(_) => self.fail("the available ring cannot be read"),
+        }
+    }
+
+    fn wants_interrupt(&mut self) -> Result<bool, RingError> {
+        // Holds the fence between publishing the used index and reading the driver's wish.
+        let wanted = self.queue.needs_notification(&self.memory)?;
+        if self.queue.event_idx_enabled() {
+            return Ok(wanted);
+        }
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_err(RingError::GuestMemory)?;
+        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    /// Asks the driver not to kick while the device is busy with the queue anyway (VIRTIO 2.7.10). With EVENT_IDX
+    /// nothing needs to be said: a driver kicks once per [`Self::rearm`].
+    pub fn suppress(&mut self) {
+        if !self.broken && self.queue.disable_notification(&self.memory).is_err() {
+            self.fail("the used ring cannot be written");
+        }
+    }
+
+    /// Asks the driver for kicks again. True: buffers arrived meanwhile, perhaps without a kick, so pop again.
+    pub fn rearm(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        self.queue
+            .enable_notification(&self.memory)
+            .unwrap_or_else(|_| {
+                self.fail("the rings cannot be accessed");
+                false
+            })
+    }
+
+    /// Gives the queue up: the driver broke a rule that leaves no other way.
+    pub fn fail(&mut self, reason: &str) {
+        if !self.broken {
+            self.broken = true;
+            self.interrupt
+                .needs_reset(&format!("queue {}: {reason}", self.index));
+        }
+    }
+
+    /// Whether the queue was given up.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The host memory behind `segments`. A segment that crosses from one memory region to the next gives two
+    /// slices.
+    pub fn slices<'a>(
+        &'a self,
+        segments: &'a [Segment],
+    ) -> impl Iterator<Item = VolatileSlice<'a>> {
+        segments.iter().flat_map(|s| {
+            self.memory
+                .get_slices(s.addr, s.len as usize)
+                .map_while(Result::ok)
+        })
+    }
+
+    /// Appends the host memory behind `segments` to `out`, for system calls that take an I/O vector. The pointers
+    /// are good as long as [`Self::memory`] or a clone of it lives.
+    pub fn iovecs(&self, segments: &[Segment], out: &mut Vec<libc::iovec>) {
+        out.extend(self.slices(segments).map(|slice| libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        }));
+    }
+
+    /// Copies from `segments`, starting `offset` bytes into them, to `buf`. Returns how much there was.
+    pub fn read_from(&self, segments: &[Segment], offset: u64, buf: &mut [u8]) -> usize {
+        let mut done = 0;
+        self.span(segments, offset, buf.len(), |addr, len| {
+            let part = buf.get_mut(done..done + len)?;
+            self.memory.read_slice(part, addr).ok()?;
+            done += len;
+            Some(())
+        });
+        done
+    }
+
+    /// Copies `buf` to `segments`, starting `offset` bytes into them. Returns how much had room.
+    pub fn write_to(&self, segments: &[Segment], offset: u64, buf: &[u8]) -> usize {
+        let mut done = 0;
+        self.span(segments, offset, buf.len(), |addr, len| {
+            let part = buf.get(done..done + len)?;
+            self.memory.write_slice(part, addr).ok()?;
+            done += len;
+            Some(())
+        });
+        done
+    }
+
+    /// Visits the contiguous parts of `offset..offset + len` within `segments`, in order, until `visit` says `None`.
+    fn span(
+        &self,
+        segments: &[Segment],
+        offset: u64,
+        len: usize,
+        mut visit: impl FnMut(GuestAddress, usize) -> Option<()>,
+    ) {
+        let (mut skip, mut left) = (offset, len);
+        for segment in segments {
+            let size = u64::from(segment.len);
+            if left == 0 {
+                return;
+            }
+            if skip >= size {
+                skip -= size;
+                continue;
+            }
+            let part = usize::try_from(size - skip).unwrap_or(usize::MAX).min(left);
+            let Some(addr) = segment.addr.checked_add(skip) else {
+                return;
+            };
+            if visit(addr, part).is_none() {
+                return;
+            }
+            skip = 0;
+            left -= part;
+        }
+    }
 }

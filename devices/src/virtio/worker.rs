@@ -1,0 +1,1 @@
+//! Where devices run: on an event loop, woken by kicks and by the descriptors they watch.

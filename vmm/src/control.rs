@@ -1,0 +1,142 @@
+//! The one place where threads agree that a machine ends, and why.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vsc_devices::event::{EventSink, GuestEvent};
+
+/// Why a machine stopped. The first reason stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Stop {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest wrote a status to the exit port.
+    Exit {
+        /// The status.
+        status: u8,
+    },
+    /// The guest's kernel reported a panic.
+    Panic,
+    /// A triple fault.
+    TripleFault {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// All vCPUs sleep with interrupts masked.
+    Halted,
+    /// KVM gave up.
+    InternalError {
+        /// The vCPU.
+        vcpu: u32,
+        /// KVM_INTERNAL_ERROR_*; 1 is an instruction that KVM cannot emulate.
+        suberror: u32,
+        /// The instruction's bytes, if known.
+        instruction: Vec<u8>,
+    },
+    /// The processor refused to enter the guest.
+    FailEntry {
+        /// The vCPU.
+        vcpu: u32,
+        /// The hardware's reason.
+        reason: u64,
+    },
+    /// KVM_RUN failed.
+    VcpuError {
+        /// The vCPU.
+        vcpu: u32,
+        /// errno.
+        errno: i32,
+    },
+    /// An exit that nobody asked for.
+    Unexpected {
+        /// The vCPU.
+        vcpu: u32,
+        /// Which.
+        what: String,
+    },
+    /// The caller asked.
+    Requested,
+}
+
+/// Stop flag, reason, and the descriptor that wakes the main thread.
+pub struct Control {
+    stopping: AtomicBool,
+    reason: Mutex<Option<Stop>>,
+    wake: EventFd,
+}
+
+impl Control {
+    /// A machine that runs.
+    ///
+    /// # Errors
+    /// The system's reason when there is no eventfd to be had.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            stopping: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Stops the machine: vCPU threads leave their loops at their next exit. Only the first reason is kept.
+    pub fn stop(&self, why: Stop) {
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if reason.is_none() {
+            *reason = Some(why);
+        }
+        self.stopping.store(true, Ordering::Release);
+        // A counter that is full is a reader that will wake anyway.
+        let _ = self.wake.write(1);
+    }
+
+    /// Whether the machine is to stop.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Why, once it is.
+    pub fn reason(&self) -> Option<Stop> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Readable when the machine stops.
+    pub fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+}
+
+impl EventSink for Control {
+    fn notify(&self, event: GuestEvent) {
+        match event {
+            GuestEvent::Reset => self.stop(Stop::Reset),
+            GuestEvent::PowerOff => self.stop(Stop::PowerOff),
+            GuestEvent::Exit(status) => self.stop(Stop::Exit { status }),
+            GuestEvent::Panicked { loaded: false } => self.stop(Stop::Panic),
+            // The crash kernel runs next; how that ends is what counts.
+            GuestEvent::Panicked { loaded: true } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_stands_and_wakes_the_main_thread() {
+        let control = Control::new().unwrap();
+        assert!(!control.stopping() && control.reason().is_none());
+        control.notify(GuestEvent::Panicked { loaded: true });
+        assert!(!control.stopping());
+        control.notify(GuestEvent::Exit(3));
+        control.notify(GuestEvent::Reset);
+        assert!(control.stopping());
+        assert_eq!(control.reason(), Some(Stop::Exit { status: 3 }));
+        assert!(control.wake().read().unwrap() > 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! What kind of `/dev/kvm` this host has, and what that means.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vsc_firmware::kernel::Flavour;
+
+/// The kinds of host this program meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostKind {
+    /// kvm_amd or kvm_intel: runs everything.
+    Hardware,
+    /// kvm_pvm: guest code at CPL 0 is emulated, so only kernels made for it boot.
+    SoftwarePaging,
+    /// No usable /dev/kvm.
+    None,
+}
+
+/// Why /dev/kvm cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    /// There is no such node.
+    Absent,
+    /// The node may not be opened by this user.
+    NotPermitted,
+    /// The node exists but has no driver behind it.
+    NoDriver,
+    /// Another hypervisor holds the processor's virtualization.
+    Busy,
+    /// Another error, by its number.
+    Other(i32),
+}
+
+/// What a probe of the host found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The kind.
+    pub kind: HostKind,
+    /// Why there is none.
+    pub missing: Option<Missing>,
+}
+
+impl Host {
+    /// Classifies the host below `root` (normally `/`) from what the kernel shows there; `open` is the result of
+    /// opening /dev/kvm.
+    pub fn classify(root: &Path, open: Result<(), io::Error>) -> Self {
+        if let Err(e) = open {
+            return Self {
+                kind: HostKind::None,
+                missing: Some(Missing::from_error(&e)),
+            };
+        }
+        let module = |name| root.join("sys/module").join(name).exists();
+        let kind = if !module("kvm_amd") && !module("kvm_intel") && module("kvm_pvm") {
+            HostKind::SoftwarePaging
+        } else {
+            HostKind::Hardware
+        };
+        Self { kind, missing: None }
+    }
+
+    /// Opens `/dev/kvm` and classifies.
+    pub fn probe() -> Self {
+        let open = std::fs::File::options().read(true).write(true).open("/dev/kvm").map(drop);
+        Self::classify(Path::new("/"), open)
+    }
+
+    /// Whether a kernel of this flavour boots here.
+    pub fn boots(self, flavour: Flavour) -> bool {
+        match self.kind {
+            HostKind::Hardware => flavour == Flavour::Stock,
+            HostKind::SoftwarePaging => flavour == Flavour::Cpl3,
+            HostKind::None => false,
+        }
+    }
+
+    /// One sentence: what this host is.
+    pub fn describe(self) -> String {
+        match (self.kind, self.missing) {
+            (HostKind::Hardware, _) => "hardware KVM: everything runs".into(),
+            (HostKind::SoftwarePaging, _) => {
+                "software-paging KVM (kvm_pvm): kernel-mode guest code is emulated, so stock kernels do not boot; \
+                 the built-in guest and vsc's own cpl3 kernel do"
+                    .into()
+            }
+            (HostKind::None, Some(missing)) => missing.describe(),
+            (HostKind::None, None) => "no KVM".into(),
+        }
+    }
+
+    /// The one command, or step, that mends it; `None` when nothing is wrong or nothing here can mend it.
+    pub fn remedy(self) -> Option<String> {
+        self.missing.map(Missing::remedy)
+    }
+}
+
+impl Missing {
+    fn from_error(e: &io::Error) -> Self {
+        match e.raw_os_error() {
+            Some(libc::ENOENT) => Self::Absent,
+            Some(libc::EACCES | libc::EPERM) => Self::NotPermitted,
+            Some(libc::ENXIO | libc::ENODEV) => Self::NoDriver,
+            Some(libc::EBUSY) => Self::Busy,
+            other => Self::Other(other.unwrap_or(0)),
+        }
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Self::Absent => "no KVM: /dev/kvm does not exist".into(),
+            Self::NotPermitted => "no KVM: /dev/kvm may not be opened by this user".into(),
+            Self::NoDriver => "no KVM: /dev/kvm has no driver behind it".into(),
+            Self::Busy => "no KVM: another hypervisor holds the processor's virtualization".into(),
+            Self::Other(errno) => format!("no KVM: /dev/kvm: {}", io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    fn remedy(self) -> String {
+        match self {
+            Self::Absent | Self::NoDriver => {
+                let vendor = if is_amd() { "kvm_amd" } else { "kvm_intel" };
+                format!("sudo modprobe {vendor}")
+            }
+            Self::NotPermitted => "sudo usermod -aG kvm \"$USER\"   (then log in again)".into(),
+            Self::Busy => "stop the other hypervisor (VirtualBox, VMware), then: sudo modprobe -a kvm".into(),
+            Self::Other(_) => "sudo dmesg | grep -i kvm".into(),
+        }
+    }
+}
+
+fn is_amd() -> bool {
+    // CPUID leaf 0: EBX holds the first letters of the vendor ("Auth" or "Genu").
+    std::arch::x86_64::__cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(modules: &[&str]) -> std::path::PathBuf {
+        let root = std::env::temp_dir().join(format!("vsc-probe-{}-{}", std::process::id(), modules.join("-")));
+        for module in modules {
+            std::fs::create_dir_all(root.join("sys/module").join(module)).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn hosts_are_told_apart_by_their_modules() {
+        for (modules, kind) in [
+            (vec!["kvm", "kvm_amd"], HostKind::Hardware),
+            (vec!["kvm", "kvm_intel"], HostKind::Hardware),
+            (vec!["kvm", "kvm_pvm"], HostKind::SoftwarePaging),
+            // Built into the kernel: no module directory without parameters.
+            (vec!["kvm"], HostKind::Hardware),
+            (vec!["kvm_amd", "kvm_pvm"], HostKind::Hardware),
+        ] {
+            let root = root(&modules);
+            assert_eq!(Host::classify(&root, Ok(())).kind, kind, "{modules:?}");
+            std::fs::remove_dir_all(root).ok();
+        }
+    }
+
+    #[test]
+    fn each_way_to_lack_kvm_has_its_remedy() {
+        for (errno, missing, word) in [
+            (libc::ENOENT, Missing::Absent, "modprobe"),
+            (libc::EACCES, Missing::NotPermitted, "usermod"),
+            (libc::ENXIO, Missing::NoDriver, "modprobe"),
+            (libc::EBUSY, Missing::Busy, "stop the other"),
+            (libc::EIO, Missing::Other(libc::EIO), "dmesg"),
+        ] {
+            let host = Host::classify(Path::new("/"), Err(io::Error::from_raw_os_error(errno)));
+            assert_eq!((host.kind, host.missing), (HostKind::None, Some(missing)));
+            assert!(host.remedy().is_some_and(|r| r.contains(word)));
+            assert!(host.describe().starts_with("no KVM: "));
+            assert!(!host.boots(Flavour::Stock) && !host.boots(Flavour::Cpl3));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Guest RAM: one memfd, mapped once below the 32-bit hole and once above.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vsc_devices::Memory;
+
+use crate::layout::{HIGH_RAM, LOW_RAM_END};
+
+/// Why guest RAM could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// A size that is zero, not a multiple of 4 KiB, or does not fit the address space.
+    #[error("Guest memory of {0} bytes is not a multiple of 4 KiB between 4 KiB and 64 TiB")]
+    Size(u64),
+    /// memfd_create or ftruncate failed.
+    #[error("Create the memfd for {size} bytes of guest memory")]
+    Memfd {
+        /// Bytes asked for.
+        size: u64,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// mmap failed.
+    #[error("Map {size} bytes of guest memory")]
+    Map {
+        /// Bytes asked for.
+        size: u64,
+        /// vm-memory's reason.
+        #[source]
+        source: vm_memory::mmap::MmapRegionError,
+    },
+    /// The regions do not form a memory.
+    #[error("Assemble the guest memory")]
+    Assemble(#[source] vm_memory::GuestRegionCollectionError),
+}
+
+/// The usable ranges of `size` bytes of RAM: (start, length).
+pub fn ranges(size: u64) -> Vec<(u64, u64)> {
+    let low = size.min(LOW_RAM_END);
+    let mut ranges = vec![(0, low)];
+    if size > low {
+        ranges.push((HIGH_RAM, size - low));
+    }
+    ranges
+}
+
+/// Creates `size` bytes of RAM, all zero, none of it allocated yet. The memfd is named `vsc:NAME`.
+///
+/// # Errors
+/// [`MemoryError`] naming the step.
+pub fn create(name: &str, size: u64) -> Result<Memory, MemoryError> {
+    if size == 0 || !size.is_multiple_of(0x1000) || size > 1 << 46 {
+        return Err(MemoryError::Size(size));
+    }
+    let file = memfd(name, size).map_err(|source| MemoryError::Memfd { size, source })?;
+    let mut offset = 0;
+    let mut regions = Vec::with_capacity(2);
+    for (start, len) in ranges(size) {
+        let region = map(&file, offset, len).map_err(|source| MemoryError::Map { size: len, source })?;
+        let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or(MemoryError::Size(size))?;
+        regions.push(region);
+        offset += len;
+    }
+    Memory::from_regions(regions).map_err(MemoryError::Assemble)
+}
+
+fn map(
+    file: &OwnedFd,
+    offset: u64,
+    len: u64,
+) -> Result<vm_memory::MmapRegion<()>, vm_memory::mmap::MmapRegionError> {
+    let fd = file.try_clone().map_err(vm_memory::mmap::MmapRegionError::Mmap)?;
+    let region = MmapRegionBuilder::new(len as usize)
+        .with_file_offset(FileOffset::new(File::from(fd), offset))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .build()?;
+    // SAFETY: the range is the mapping made above; the advice changes no content. Failure only costs speed.
+    unsafe {
+        libc::madvise(region.as_ptr().cast(), len as usize, libc::MADV_HUGEPAGE);
+        libc::madvise(region.as_ptr().cast(), len as usize, libc::MADV_DONTDUMP);
+    }
+    Ok(region)
+}
+
+fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
+    // The kernel takes at most 249 bytes (man memfd_create) and no NUL.
+    let clean: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
+    let name = CString::new(format!("vsc:{clean}")).unwrap_or_default();
+    // SAFETY: the name is a C string that outlives the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor just returned by the kernel, owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let len = libc::off_t::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: plain system call on a descriptor we own.
+    if unsafe { libc::ftruncate(fd.as_raw_fd(), len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemory};
+
+    #[test]
+    fn memory_below_the_hole_is_one_range_and_above_it_two() {
+        assert_eq!(ranges(1 << 20), [(0, 1 << 20)]);
+        assert_eq!(ranges(LOW_RAM_END), [(0, LOW_RAM_END)]);
+        assert_eq!(ranges(LOW_RAM_END + 4096), [(0, LOW_RAM_END), (HIGH_RAM, 4096)]);
+    }
+
+    #[test]
+    fn both_ranges_are_backed_by_different_bytes() {
+        let memory = create("test", LOW_RAM_END + 8192).unwrap();
+        memory.write_obj(0x11u8, GuestAddress(4095)).unwrap();
+        memory.write_obj(0x22u8, GuestAddress(HIGH_RAM + 4095)).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(4095)).unwrap(), 0x11);
+        assert!(memory.write_obj(1u8, GuestAddress(LOW_RAM_END)).is_err());
+        assert!(memory.write_obj(1u8, GuestAddress(HIGH_RAM + 8192)).is_err());
+        assert_eq!(memory.num_regions(), 2);
+    }
+
+    #[test]
+    fn impossible_sizes_are_errors() {
+        for size in [0, 1, 4095, 4097, 1 << 47] {
+            assert!(matches!(create("test", size), Err(MemoryError::Size(s)) if s == size));
+        }
+    }
+}

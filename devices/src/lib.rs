@@ -4,9 +4,11 @@
 //! interrupts leave through [`irq::IrqLine`], requests that end or restart the machine through [`event::EventSink`].
 
 pub mod bus;
+pub mod console_log;
 pub mod event;
 pub mod irq;
 pub mod legacy;
+pub mod source;
 pub mod stream;
 pub mod virtio;
 

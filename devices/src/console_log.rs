@@ -1,0 +1,303 @@
+//! What the guest said on its consoles: the tail of it, when it first spoke, and whether its kernel panicked.
+#![forbid(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// How much of the newest output is kept, bytes.
+pub const KEPT: usize = 64 << 10;
+/// What Linux's `panic()` prints before the reason (kernel/panic.c).
+const PANIC: &[u8] = b"Kernel panic - not syncing: ";
+/// Longest reason kept, bytes: `panic()` formats into a buffer of 1024.
+const REASON_MAX: usize = 1024;
+/// The log file is written at every newline, and when this much has gathered without one.
+const FILE_BATCH: usize = 4096;
+
+/// A shared record of console output. Clones share one record.
+#[derive(Clone, Default)]
+pub struct ConsoleLog {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The newest output; the oldest byte is at `start` once the ring is full.
+    ring: Vec<u8>,
+    start: usize,
+    total: u64,
+    first: Option<Instant>,
+    panic: Matcher,
+    file: Option<LogFile>,
+}
+
+struct LogFile {
+    file: File,
+    pending: Vec<u8>,
+    error: Option<io::Error>,
+}
+
+impl ConsoleLog {
+    /// An empty record without a file.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A record that also appends everything to a file, created with mode 0600 if there is none.
+    ///
+    /// # Errors
+    /// Of open(2).
+    pub fn with_file(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)?;
+        let log = Self::new();
+        log.lock().file = Some(LogFile {
+            file,
+            pending: Vec::with_capacity(FILE_BATCH),
+            error: None,
+        });
+        Ok(log)
+    }
+
+    /// Records output.
+    pub fn push(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        if inner.first.is_none() {
+            inner.first = Some(Instant::now());
+        }
+        inner.total += bytes.len() as u64;
+        inner.panic.feed(bytes);
+        if let Some(file) = &mut inner.file {
+            file.push(bytes);
+        }
+        inner.keep(&bytes[bytes.len().saturating_sub(KEPT)..]);
+    }
+
+    /// When the first byte came.
+    pub fn first_byte(&self) -> Option<Instant> {
+        self.lock().first
+    }
+
+    /// Bytes recorded since the start, also those no longer kept.
+    pub fn total(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// The reason of the first kernel panic, as far as it has been printed.
+    pub fn panic(&self) -> Option<String> {
+        let inner = self.lock();
+        let reason = String::from_utf8_lossy(&inner.panic.reason);
+        (inner.panic.seen).then(|| reason.trim_end().to_owned())
+    }
+
+    /// The last `n` lines kept, oldest first, without line ends; a started line counts as one. Bytes that are not
+    /// UTF-8 are replaced.
+    pub fn last_lines(&self, n: usize) -> Vec<String> {
+        let bytes = self.kept();
+        let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        if body.is_empty() {
+            return Vec::new();
+        }
+        let mut lines: Vec<_> = body
+            .rsplit(|&b| b == b'\n')
+            .take(n)
+            .map(|line| String::from_utf8_lossy(line).trim_end_matches('\r').to_owned())
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// The newest output, at most [`KEPT`] bytes.
+    pub fn kept(&self) -> Vec<u8> {
+        let inner = self.lock();
+        let (new, old) = inner.ring.split_at(inner.start);
+        [old, new].concat()
+    }
+
+    /// Writes what the file is still owed (a line without its end).
+    ///
+    /// # Errors
+    /// The first error that writing the file has met since the start; the file then lacks some output.
+    pub fn flush(&self) -> io::Result<()> {
+        match &mut self.lock().file {
+            Some(file) => {
+                file.flush();
+                file.error.take().map_or(Ok(()), Err)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Appends at most [`KEPT`] bytes to the ring.
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = KEPT - self.ring.len();
+        let (grow, wrap) = bytes.split_at(room.min(bytes.len()));
+        self.ring.extend_from_slice(grow);
+        let (head, tail) = wrap.split_at(wrap.len().min(KEPT - self.start));
+        self.ring[self.start..self.start + head.len()].copy_from_slice(head);
+        self.ring[..tail.len()].copy_from_slice(tail);
+        self.start = (self.start + wrap.len()) % KEPT;
+    }
+}
+
+impl LogFile {
+    fn push(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        if bytes.contains(&b'\n') || self.pending.len() >= FILE_BATCH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Err(error) = self.file.write_all(&self.pending) {
+            self.error.get_or_insert(error);
+        }
+        self.pending.clear();
+    }
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Finds [`PANIC`] in a stream and keeps the rest of that line. Looks at every byte once.
+#[derive(Default)]
+struct Matcher {
+    /// Bytes of [`PANIC`] matched so far.
+    at: usize,
+    /// The text was found; `reason` grows until `done`.
+    seen: bool,
+    done: bool,
+    reason: Vec<u8>,
+}
+
+impl Matcher {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while !self.done && !bytes.is_empty() {
+            if self.seen {
+                let end = bytes.iter().position(|&b| b == b'\n');
+                let text = &bytes[..end.unwrap_or(bytes.len())];
+                let room = REASON_MAX - self.reason.len();
+                self.reason.extend_from_slice(&text[..text.len().min(room)]);
+                self.done = end.is_some() || self.reason.len() == REASON_MAX;
+                return;
+            }
+            if self.at == 0 {
+                let Some(first) = bytes.iter().position(|&b| b == PANIC[0]) else {
+                    return;
+                };
+                bytes = &bytes[first..];
+            }
+            let Some((&byte, rest)) = bytes.split_first() else {
+                return;
+            };
+            if byte == PANIC[self.at] {
+                self.at += 1;
+                bytes = rest;
+                self.seen = self.at == PANIC.len();
+            } else {
+                // PANIC[0] occurs in PANIC only once, so a mismatch can start anew at this very byte only.
+                self.at = 0;
+                if byte != PANIC[0] {
+                    bytes = rest;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tail_is_kept_and_split_into_lines() {
+        let log = ConsoleLog::new();
+        assert_eq!(log.last_lines(3), [""; 0]);
+        assert!(log.first_byte().is_none());
+        log.push(b"one\r\ntw");
+        log.push(b"o\n\nfour");
+        assert!(log.first_byte().is_some());
+        assert_eq!(log.last_lines(10), ["one", "two", "", "four"]);
+        assert_eq!(log.last_lines(2), ["", "four"]);
+        assert_eq!(log.total(), 13);
+
+        let mut all: Vec<u8> = b"one\r\ntwo\n\nfour".to_vec();
+        for i in 0..3000usize {
+            let part: Vec<u8> = (0..i % 97).map(|k| (i * 31 + k) as u8).collect();
+            log.push(&part);
+            all.extend(part);
+        }
+        assert_eq!(log.kept(), all[all.len() - KEPT..]);
+        log.push(&vec![7; KEPT - 1]);
+        assert_eq!(log.kept()[1..], vec![7; KEPT - 1]);
+        log.push(&[&vec![1; KEPT][..], b"x"].concat());
+        let kept = log.kept();
+        assert_eq!((kept.len(), kept[KEPT - 1], kept[0]), (KEPT, b'x', 1));
+    }
+
+    #[test]
+    fn a_panic_is_found_however_the_output_is_cut() {
+        let text = b"[ 1.0] KerKernel panic Kernel panic - not syncing: VFS: Unable to mount\r\n[ 1.1] CPU: 0\n";
+        for cut in 1..text.len() {
+            let log = ConsoleLog::new();
+            for part in text.chunks(cut) {
+                log.push(part);
+            }
+            assert_eq!(log.panic().as_deref(), Some("VFS: Unable to mount"), "chunks of {cut}");
+        }
+        let log = ConsoleLog::new();
+        log.push(b"Kernel panic - not syncin: x\n");
+        assert_eq!(log.panic(), None);
+        log.push(b"Kernel panic - not syncing: ");
+        assert_eq!(log.panic().as_deref(), Some(""), "seen before its reason");
+        log.push(&[b'a'; 5000]);
+        assert_eq!(log.panic().map(|p| p.len()), Some(REASON_MAX), "bounded");
+    }
+
+    #[test]
+    fn the_file_holds_all_of_it_and_is_private() {
+        let dir = std::env::temp_dir().join(format!("vsc-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("console.log");
+        std::fs::write(&path, "before\n").unwrap();
+        let log = ConsoleLog::with_file(&path).unwrap();
+        log.push(b"whole line\nstarted ");
+        log.push(b"line");
+        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted ");
+        log.flush().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted line");
+        log.push(b"!");
+        drop(log);
+        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted line!");
+        std::fs::remove_file(&path).unwrap();
+        drop(ConsoleLog::with_file(&path).unwrap());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(ConsoleLog::with_file(&path).is_err());
+
+        let full = ConsoleLog::with_file(Path::new("/dev/full")).unwrap();
+        full.push(b"lost\n");
+        assert_eq!(full.flush().unwrap_err().raw_os_error(), Some(28));
+    }
+}

@@ -10,11 +10,16 @@ use crate::Memory;
 
 pub mod config;
 pub mod queue;
+pub mod rng;
+pub mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transport;
 pub mod worker;
 
 pub use config::ConfigSpace;
-pub use queue::{Chain, VirtQueue};
+pub use queue::{Chain, Segment, VirtQueue};
+pub use stats::{CounterSnapshot, Counters};
 
 /// How a device tells the driver that something happened. Implemented by each transport.
 pub trait Interrupt: Send + Sync {

@@ -1,4 +1,4 @@
-//! Where devices run: on an event loop, woken by kicks and by the descriptors they watch.
+//! Where devices and sources run: on an event loop, woken by kicks and by the descriptors they watch.
 //!
 //! Kicks are eventfds watched edge-triggered and never read. Linux queues an edge for every write to an eventfd,
 //! also when its count was not 0, and takes the edge off the list before it reports it. So a kick that arrives
@@ -20,24 +20,25 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::stats::{Counters, count};
 use super::{Activation, Device, Interest, Interrupt, Watch};
+use crate::source::Source;
 
 /// The way to an event loop from other threads.
 pub type LoopHandle = RemoteEndpoint<Worker>;
 
 /// The loop does not run any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("The device's event loop has ended")]
+#[error("The event loop has ended")]
 pub struct LoopGone;
 
 /// Where workers live while their driver is active.
 pub trait EventLoop: Send + Sync {
-    /// Moves `worker` in; its device is activated by the loop, perhaps after this returns.
+    /// Moves `worker` in. The loop activates its device or starts its source, perhaps after this returns.
     ///
     /// # Errors
-    /// [`LoopGone`]; the worker and its device are lost.
+    /// [`LoopGone`]; the worker is lost.
     fn add(&self, worker: Worker) -> Result<Residence, LoopGone>;
 
-    /// Moves a worker out, after its device was reset on the loop's thread. `None` when the loop has ended. Must
+    /// Moves a worker out: its device is reset, or its source stopped, on the loop's thread. `None` when the loop has ended. Must
     /// not be called on the loop's thread.
     fn remove(&self, residence: Residence) -> Option<Worker>;
 }
@@ -75,99 +76,155 @@ impl Residence {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()?;
-        // First out of the loop, so that the device may close what it watched.
+        // First out of the loop, so that it may close what it watched.
         let mut worker = ops.remove_subscriber(id).ok()?;
         worker.watched.clear();
-        worker.device.reset(&mut Unwatched);
+        match &mut worker.tenant {
+            Tenant::Device(active) => active.device.reset(&mut Unwatched),
+            Tenant::Source(source) => source.stop(&mut Unwatched),
+        }
         Some(worker)
     }
 }
 
-/// A device together with the eventfds its driver kicks, as the event loop sees it.
+/// What lives on an event loop: a virtio device with the eventfds its driver kicks, or a [`Source`].
 pub struct Worker {
+    tenant: Tenant,
+    watched: Vec<RawFd>,
+}
+
+enum Tenant {
+    Device(Box<Active>),
+    Source(Box<dyn Source>),
+}
+
+struct Active {
     device: Box<dyn Device>,
     activation: Option<Activation>,
     interrupt: Arc<dyn Interrupt>,
     kicks: Vec<Option<Arc<EventFd>>>,
-    watched: Vec<RawFd>,
     counters: Arc<Counters>,
 }
 
 impl Worker {
+    /// A source, to be started once it is in a loop.
+    pub fn from_source(source: Box<dyn Source>) -> Self {
+        Self {
+            tenant: Tenant::Source(source),
+            watched: Vec::new(),
+        }
+    }
+
+    /// The source, if it is one.
+    pub fn into_source(self) -> Option<Box<dyn Source>> {
+        match self.tenant {
+            Tenant::Source(source) => Some(source),
+            Tenant::Device(_) => None,
+        }
+    }
+
     /// A device to be activated with `activation` once it is in a loop. `kicks` has one entry per queue, `None`
     /// for unused ones.
-    pub(crate) fn new(
+    pub(crate) fn from_device(
         device: Box<dyn Device>,
         activation: Activation,
         kicks: Vec<Option<Arc<EventFd>>>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self {
+        let active = Active {
             device,
             interrupt: Arc::clone(&activation.interrupt),
             activation: Some(activation),
             kicks,
-            watched: Vec::new(),
             counters,
-        }
-    }
-
-    /// The device, to be activated again later.
-    pub(crate) fn into_device(self) -> Box<dyn Device> {
-        self.device
-    }
-
-    fn start(&mut self, activation: Activation, ops: &mut EventOps) -> Result<(), String> {
-        let mut watch = LoopWatch {
-            ops,
-            watched: &mut self.watched,
         };
-        self.device.activate(activation, &mut watch)?;
-        for (index, kick) in (0..).zip(&self.kicks) {
-            if let Some(kick) = kick {
-                ops.add(Events::with_data(
-                    &**kick,
-                    index,
-                    EventSet::IN | EventSet::EDGE_TRIGGERED,
-                ))
-                .map_err(|e| format!("cannot watch the kicks of queue {index}: {e}"))?;
-            }
+        Self {
+            tenant: Tenant::Device(Box::new(active)),
+            watched: Vec::new(),
         }
-        Ok(())
+    }
+
+    /// The device, to be activated again later, if it is one.
+    pub(crate) fn into_device(self) -> Option<Box<dyn Device>> {
+        match self.tenant {
+            Tenant::Device(active) => Some(active.device),
+            Tenant::Source(_) => None,
+        }
     }
 }
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps) {
+        let mut watch = LoopWatch {
+            ops,
+            watched: &mut self.watched,
+        };
+        match &mut self.tenant {
+            Tenant::Source(source) => source.start(&mut watch),
+            Tenant::Device(active) => active.start(&mut watch),
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let mut watch = LoopWatch {
+            ops,
+            watched: &mut self.watched,
+        };
+        match &mut self.tenant {
+            Tenant::Device(active) if active.kicked(&events) => {
+                count(&active.counters.kicks);
+                // A queue index, which is a u16.
+                active.device.kick(events.data() as u16, &mut watch);
+            }
+            Tenant::Device(active) => {
+                let (ready, hangup) = readiness(&events);
+                active
+                    .device
+                    .event(events.data(), ready, hangup, &mut watch);
+            }
+            Tenant::Source(source) => {
+                let (ready, hangup) = readiness(&events);
+                source.event(events.data(), ready, hangup, &mut watch);
+            }
+        }
+    }
+}
+
+fn readiness(events: &Events) -> (Interest, bool) {
+    let set = events.event_set();
+    let ready = Interest {
+        readable: set.contains(EventSet::IN),
+        writable: set.contains(EventSet::OUT),
+    };
+    (ready, set.intersects(EventSet::HANG_UP | EventSet::ERROR))
+}
+
+impl Active {
+    fn start(&mut self, watch: &mut LoopWatch) {
         if let Some(activation) = self.activation.take()
-            && let Err(reason) = self.start(activation, ops)
+            && let Err(reason) = self.activate(activation, watch)
         {
             self.interrupt.needs_reset(&reason);
         }
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let (fd, token, set) = (events.fd(), events.data(), events.event_set());
-        let mut watch = LoopWatch {
-            ops,
-            watched: &mut self.watched,
-        };
-        // Devices choose their tokens freely; the descriptor tells a kick from theirs.
-        let kick = usize::try_from(token)
-            .ok()
-            .and_then(|index| self.kicks.get(index)?.as_ref());
-        if kick.is_some_and(|kick| kick.as_raw_fd() == fd) {
-            count(&self.counters.kicks);
-            // At most as many as queues, which a u16 counts.
-            self.device.kick(token as u16, &mut watch);
-        } else {
-            let ready = Interest {
-                readable: set.contains(EventSet::IN),
-                writable: set.contains(EventSet::OUT),
-            };
-            let hangup = set.intersects(EventSet::HANG_UP | EventSet::ERROR);
-            self.device.event(token, ready, hangup, &mut watch);
+    fn activate(&mut self, activation: Activation, watch: &mut LoopWatch) -> Result<(), String> {
+        self.device.activate(activation, watch)?;
+        for (index, kick) in (0..).zip(&self.kicks) {
+            if let Some(kick) = kick {
+                let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+                let added = watch.ops.add(Events::with_data(&**kick, index, set));
+                added.map_err(|e| format!("cannot watch the kicks of queue {index}: {e}"))?;
+            }
         }
+        Ok(())
+    }
+
+    /// Devices choose their tokens freely; the descriptor tells a kick from their events.
+    fn kicked(&self, events: &Events) -> bool {
+        let index = usize::try_from(events.data()).ok();
+        let kick = index.and_then(|index| self.kicks.get(index)?.as_ref());
+        kick.is_some_and(|kick| kick.as_raw_fd() == events.fd())
     }
 }
 
@@ -200,12 +257,14 @@ impl Watch for LoopWatch<'_, '_> {
     }
 }
 
-/// [`Watch`] for a device that has left its loop.
+/// [`Watch`] for what has left its loop.
 struct Unwatched;
 
 impl Watch for Unwatched {
     fn watch(&mut self, _: RawFd, _: u32, _: Interest) -> io::Result<()> {
-        Err(io::Error::other("The device is being reset"))
+        Err(io::Error::other(
+            "The event loop watches nothing for what is leaving it",
+        ))
     }
 
     fn unwatch(&mut self, _: RawFd) {}

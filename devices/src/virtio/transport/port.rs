@@ -516,7 +516,7 @@ impl<S: Signal> Port<S> {
             queues,
             interrupt,
         };
-        let worker = Worker::new(device, activation, kicks, self.counters());
+        let worker = Worker::from_device(device, activation, kicks, self.counters());
         self.residence = Some(self.wiring.events.add(worker).map_err(|e| e.to_string())?);
         Ok(())
     }
@@ -536,7 +536,7 @@ impl<S: Signal> Port<S> {
                 .wiring
                 .events
                 .remove(residence)
-                .map(Worker::into_device);
+                .and_then(Worker::into_device);
         }
     }
 

@@ -4,9 +4,19 @@
 use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo::error={}", error.to_string().replace('\n', "\ncargo::error="));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     // The specification of what PID 1 does is shared between it and this crate.
     println!("cargo::rerun-if-changed=src/init/spec.rs");
@@ -81,11 +91,11 @@ fn build_freestanding(
         .output()
         .map_err(|error| format!("Cannot run {rustc:?}: {error}"))?;
     let messages = String::from_utf8_lossy(&output.stderr);
-    for line in messages.lines().filter(|line| !line.is_empty()) {
-        println!("cargo::warning={line}");
-    }
     if !output.status.success() {
         return Err(format!("Building {name} failed ({}):\n{messages}", output.status).into());
+    }
+    for line in messages.lines().filter(|line| !line.is_empty()) {
+        println!("cargo::warning={line}");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::Memory;
 
+pub mod blk;
 pub mod config;
 pub mod queue;
 pub mod rng;

@@ -1,0 +1,171 @@
+//! Ways to run file system calls without blocking the loop: io_uring, or threads where it is forbidden (container
+//! seccomp profiles commonly refuse `io_uring_setup`).
+
+use std::io;
+use std::os::fd::RawFd;
+
+mod pool;
+mod uring;
+
+use pool::Pool;
+use uring::Uring;
+
+/// One system call on a file. The results are those of the raw call: a count, or a negated errno.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// `preadv2`.
+    Read {
+        iov: *const libc::iovec,
+        count: u32,
+        offset: u64,
+    },
+    /// `pwritev2`, with RWF_DSYNC when durable.
+    Write {
+        iov: *const libc::iovec,
+        count: u32,
+        offset: u64,
+        durable: bool,
+    },
+    /// `fdatasync`.
+    Sync,
+    /// `fallocate`.
+    Allocate { mode: i32, offset: u64, len: u64 },
+}
+
+// SAFETY: the pointer is only dereferenced by the kernel, on whichever thread makes the call; whoever queues a call
+// promises that it stays valid until the result is in.
+unsafe impl Send for Call {}
+
+impl Call {
+    fn rw_flags(self) -> i32 {
+        match self {
+            Self::Write { durable: true, .. } => libc::RWF_DSYNC,
+            _ => 0,
+        }
+    }
+
+    /// Makes the call on this thread; `flags` (RWF_*) count for reads and writes.
+    ///
+    /// # Safety
+    /// `iov` must point to `count` vectors of memory that is mapped.
+    pub(crate) unsafe fn run(self, fd: RawFd, flags: i32) -> i32 {
+        let flags = flags | self.rw_flags();
+        loop {
+            // SAFETY: by the contract of this function; offsets are below 2^63 because they are within a file.
+            let result = unsafe {
+                match self {
+                    Self::Read { iov, count, offset } => {
+                        libc::preadv2(fd, iov, count as i32, offset as i64, flags)
+                    }
+                    Self::Write { iov, count, offset, .. } => {
+                        libc::pwritev2(fd, iov, count as i32, offset as i64, flags)
+                    }
+                    Self::Sync => libc::fdatasync(fd) as isize,
+                    Self::Allocate { mode, offset, len } => {
+                        libc::fallocate(fd, mode, offset as i64, len as i64) as isize
+                    }
+                }
+            };
+            if result >= 0 {
+                // The kernel transfers at most 0x7ffff000 bytes (MAX_RW_COUNT).
+                return result as i32;
+            }
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => {}
+                errno => return -errno.unwrap_or(libc::EIO),
+            }
+        }
+    }
+}
+
+/// Tag and result of a call.
+pub(crate) type Outcome = (u32, i32);
+
+/// Runs calls on one file.
+pub(crate) enum Engine {
+    Uring(Uring),
+    Pool(Pool),
+}
+
+/// Which engine to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// io_uring, threads where that is not available.
+    #[default]
+    Auto,
+    /// Threads.
+    Threads,
+}
+
+impl Engine {
+    /// An engine for `fd` that keeps up to `depth` calls in flight. The second value says why io_uring is not used.
+    ///
+    /// # Errors
+    /// Neither is possible.
+    pub(crate) fn new(
+        fd: RawFd,
+        depth: u32,
+        choice: Choice,
+    ) -> io::Result<(Self, Option<io::Error>)> {
+        let why = match choice {
+            Choice::Auto => match Uring::new(fd, depth) {
+                Ok(ring) => return Ok((Self::Uring(ring), None)),
+                Err(why) => Some(why),
+            },
+            Choice::Threads => None,
+        };
+        Ok((Self::Pool(Pool::new(fd)?), why))
+    }
+
+    /// Queues a call; [`Self::submit`] lets it run.
+    ///
+    /// # Safety
+    /// What the call points to stays valid until its outcome was reaped, and the file stays open.
+    pub(crate) unsafe fn queue(&mut self, tag: u32, call: Call) {
+        match self {
+            // SAFETY: passed on.
+            Self::Uring(ring) => unsafe { ring.queue(tag, call) },
+            Self::Pool(pool) => pool.queue(tag, call),
+        }
+    }
+
+    pub(crate) fn submit(&mut self) {
+        match self {
+            Self::Uring(ring) => ring.submit(false),
+            Self::Pool(pool) => pool.submit(),
+        }
+    }
+
+    pub(crate) fn reap(&mut self, out: &mut Vec<Outcome>) {
+        match self {
+            Self::Uring(ring) => ring.reap(out),
+            Self::Pool(pool) => pool.reap(out),
+        }
+    }
+
+    /// Waits for at least one outcome; returns at once when nothing is in flight.
+    pub(crate) fn wait(&mut self) {
+        match self {
+            Self::Uring(ring) => ring.submit(true),
+            Self::Pool(pool) => pool.wait(),
+        }
+    }
+
+    /// Calls queued or running whose outcome was not reaped.
+    pub(crate) fn in_flight(&self) -> usize {
+        match self {
+            Self::Uring(ring) => ring.in_flight(),
+            Self::Pool(pool) => pool.in_flight(),
+        }
+    }
+
+    pub(crate) fn ready_fd(&self) -> RawFd {
+        match self {
+            Self::Uring(ring) => ring.ready_fd(),
+            Self::Pool(pool) => pool.ready_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

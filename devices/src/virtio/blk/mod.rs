@@ -1,0 +1,602 @@
+//! virtio-blk: disks (VIRTIO 5.2).
+//!
+//! Data moves between guest memory and the [`Disk`] without a copy of ours. All of a queue is taken before the disk
+//! is asked to run what it queued, and the driver is interrupted once per batch, so a request that the disk answers
+//! on the spot costs one system call and one interrupt.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::{Activation, Chain, ConfigSpace, Device, Interest, VirtQueue, Watch};
+use crate::block::raw::{EngineChoice, RawFile, RawOptions};
+use crate::block::{Completion, Disk, Iovecs, Note, Op, OpenError, Request};
+
+mod config;
+mod request;
+pub mod spec;
+
+pub use spec::{BlkSpec, Cache, Discard, Format, Policy, SpecError, SyncMode};
+
+use config::WRITEBACK;
+use request::{Command, HEADER, Limits, Range};
+use spec::SERIAL_MAX;
+
+/// Requests and bytes served in one go before the other devices of the loop get a turn: about 10 ms.
+const TURN_REQUESTS: u32 = 1024;
+const TURN_BYTES: u64 = 64 << 20;
+/// Bytes after which the driver hears of what is done, though the batch is not: it can work meanwhile.
+const NOTIFY_BYTES: u64 = 4 << 20;
+
+const COMPLETIONS: u32 = 0;
+const AGAIN: u32 = 1;
+
+const OK: u8 = VIRTIO_BLK_S_OK as u8;
+const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+
+/// Why a disk cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BlkError {
+    /// The spec is wrong in itself.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The image cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// What is not of the machine but of how this process runs it.
+#[derive(Clone)]
+pub struct BlkOptions {
+    /// How long to look for further requests after a batch, before the loop sleeps. Burns a host CPU: only when
+    /// the host has more of them than there are vCPUs.
+    pub poll: Duration,
+    /// Where the first failure of the disk is reported, and the absence of io_uring.
+    pub note: Note,
+    /// How to run what cannot be answered on the spot.
+    pub engine: EngineChoice,
+}
+
+impl Default for BlkOptions {
+    fn default() -> Self {
+        Self { poll: Duration::ZERO, note: Arc::new(|_| {}), engine: EngineChoice::Auto }
+    }
+}
+
+/// What a disk has done so far. Written with relaxed atomics by its loop.
+#[derive(Debug, Default)]
+pub struct BlkCounters {
+    /// Requests completed, of any kind and end.
+    pub requests: AtomicU64,
+    /// Bytes read.
+    pub read_bytes: AtomicU64,
+    /// Bytes written.
+    pub written_bytes: AtomicU64,
+    /// Requests that the host failed (full file system, I/O error); those that the guest got wrong are not counted.
+    pub errors: AtomicU64,
+}
+
+/// One request from pop to push.
+#[derive(Default)]
+struct Slot {
+    queue: u16,
+    chain: Chain,
+    iovecs: Iovecs,
+    /// For the used ring and the counters.
+    command: Option<Command>,
+    ranges: Vec<Range>,
+    /// Ranges begun.
+    next: usize,
+    durable: bool,
+}
+
+/// A disk.
+pub struct Blk {
+    name: String,
+    sizes: Vec<u16>,
+    queues: Vec<Option<VirtQueue>>,
+    work: Work,
+    poll: Duration,
+    watched: bool,
+    again: Option<EventFd>,
+    /// Queues whose turn was cut short.
+    waiting: Vec<u16>,
+}
+
+/// Everything but the queues.
+struct Work {
+    disk: Box<dyn Disk>,
+    config: Arc<ConfigSpace>,
+    features: u64,
+    negotiated: u64,
+    limits: Limits,
+    policy: Policy,
+    serial: [u8; SERIAL_MAX],
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    in_flight: usize,
+    done: Vec<Completion>,
+    counters: Arc<BlkCounters>,
+    note: Note,
+    name: String,
+}
+
+impl Blk {
+    /// Opens the image that `spec` names. `name` is for messages: `disk0`.
+    ///
+    /// # Errors
+    /// [`BlkError`].
+    pub fn open(name: &str, spec: &BlkSpec, options: BlkOptions) -> Result<Self, BlkError> {
+        spec.validate()?;
+        let raw = RawOptions {
+            read_only: spec.read_only,
+            direct: spec.policy().direct,
+            block: spec.logical_block_size,
+            engine: options.engine,
+            note: Arc::clone(&options.note),
+        };
+        let disk = RawFile::open(&spec.path, raw)?;
+        Ok(Self::with_disk(name, spec, Box::new(disk), options)?)
+    }
+
+    /// A device in front of any [`Disk`]; of `spec`, what concerns the image is not looked at.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn with_disk(
+        name: &str,
+        spec: &BlkSpec,
+        disk: Box<dyn Disk>,
+        options: BlkOptions,
+    ) -> Result<Self, SpecError> {
+        spec.validate()?;
+        let geometry = *disk.geometry();
+        let mut serial = [0; SERIAL_MAX];
+        for (to, from) in serial.iter_mut().zip(spec.id.bytes()) {
+            *to = from;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            sizes: vec![spec.queue_size; spec.num_queues.into()],
+            queues: Vec::new(),
+            work: Work {
+                config: Arc::new(config::space(spec, &geometry)),
+                features: config::features(spec, &geometry),
+                negotiated: 0,
+                limits: Limits {
+                    size: geometry.size,
+                    read_only: geometry.read_only,
+                    discard: false,
+                    write_zeroes: false,
+                },
+                policy: spec.policy(),
+                serial,
+                disk,
+                slots: Vec::new(),
+                free: Vec::new(),
+                in_flight: 0,
+                done: Vec::new(),
+                counters: Arc::default(),
+                note: options.note,
+                name: name.to_owned(),
+            },
+            poll: options.poll,
+            watched: false,
+            again: None,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// The disk's counters, to be read while it runs.
+    pub fn counters(&self) -> Arc<BlkCounters> {
+        Arc::clone(&self.work.counters)
+    }
+
+    fn serve(&mut self, index: u16, watch: &mut dyn Watch) {
+        let Some(Some(queue)) = self.queues.get_mut(usize::from(index)) else {
+            return;
+        };
+        let work = &mut self.work;
+        let (mut requests, mut bytes) = (0, 0);
+        let mut spotted = None;
+        queue.suppress();
+        loop {
+            let mut unheard = 0;
+            let mut popped = spotted.take().or_else(|| work.pop(queue));
+            while let Some(tag) = popped {
+                // One look ahead tells whether the request has company.
+                popped = work.pop(queue);
+                let alone = popped.is_none() && work.in_flight == 1;
+                let moved = work.begin(queue, tag, alone);
+                requests += 1;
+                bytes += moved;
+                unheard += moved;
+                if unheard >= NOTIFY_BYTES && popped.is_some() {
+                    unheard = 0;
+                    work.disk.submit();
+                    queue.notify();
+                }
+                if (requests >= TURN_REQUESTS || bytes >= TURN_BYTES) && popped.is_some() {
+                    // The one that was looked ahead to is still ours to begin.
+                    if let Some(tag) = popped.take() {
+                        work.begin(queue, tag, false);
+                    }
+                    bytes = TURN_BYTES;
+                }
+            }
+            work.disk.submit();
+            queue.notify();
+            if bytes >= TURN_BYTES || requests >= TURN_REQUESTS {
+                if !self.waiting.contains(&index) {
+                    self.waiting.push(index);
+                }
+                break;
+            }
+            if !self.poll.is_zero() {
+                spotted = work.spin(queue, self.poll);
+            }
+            if spotted.is_none() && !queue.rearm() {
+                break;
+            }
+        }
+        self.collect(watch);
+        if !self.waiting.is_empty() {
+            self.again(watch);
+        }
+    }
+
+    /// Takes what the disk has finished, and sees to it that the rest will be heard of.
+    fn collect(&mut self, watch: &mut dyn Watch) {
+        let work = &mut self.work;
+        if work.in_flight > 0 {
+            let mut done = std::mem::take(&mut work.done);
+            work.disk.reap(&mut done);
+            for Completion { tag, result } in done.drain(..) {
+                let queue = work.slots.get(tag as usize).map(|slot| usize::from(slot.queue));
+                if let Some(Some(queue)) = queue.and_then(|q| self.queues.get_mut(q)) {
+                    work.ended(queue, tag, result);
+                }
+            }
+            work.done = done;
+            // Short transfers and further ranges were begun anew.
+            work.disk.submit();
+            for queue in self.queues.iter_mut().flatten() {
+                queue.notify();
+            }
+        }
+        if !self.watched
+            && let Some(fd) = self.work.disk.ready_fd()
+        {
+            self.watched = self.watch(fd, COMPLETIONS, watch);
+        }
+    }
+
+    fn watch(&mut self, fd: RawFd, token: u32, watch: &mut dyn Watch) -> bool {
+        let readable = Interest { readable: true, writable: false };
+        match watch.watch(fd, token, readable) {
+            Ok(()) => true,
+            Err(why) => {
+                for queue in self.queues.iter_mut().flatten() {
+                    queue.fail(&format!("cannot wait for the disk: {why}"));
+                }
+                false
+            }
+        }
+    }
+
+    /// Asks the loop for another turn.
+    fn again(&mut self, watch: &mut dyn Watch) {
+        if self.again.is_none() {
+            match EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK) {
+                Ok(fd) if self.watch(fd.as_raw_fd(), AGAIN, watch) => self.again = Some(fd),
+                Ok(_) => {}
+                Err(why) => {
+                    for queue in self.queues.iter_mut().flatten() {
+                        queue.fail(&format!("no eventfd for the disk: {why}"));
+                    }
+                }
+            }
+        }
+        if let Some(again) = &self.again {
+            // Fails only when the counter would overflow: then it is readable.
+            let _ = again.write(1);
+        }
+    }
+}
+
+impl Work {
+    /// Takes a request off the queue, into a slot.
+    fn pop(&mut self, queue: &mut VirtQueue) -> Option<u32> {
+        if self.free.is_empty() {
+            self.free.push(u32::try_from(self.slots.len()).ok()?);
+            self.slots.push(Slot::default());
+        }
+        let tag = *self.free.last()?;
+        let slot = self.slots.get_mut(tag as usize)?;
+        if !queue.pop(&mut slot.chain) {
+            return None;
+        }
+        self.free.pop();
+        self.in_flight += 1;
+        Some(tag)
+    }
+
+    /// Waits for a request for a while, unless the disk has something to say first.
+    fn spin(&mut self, queue: &mut VirtQueue, time: Duration) -> Option<u32> {
+        let start = Instant::now();
+        loop {
+            let popped = self.pop(queue);
+            if popped.is_some() || self.in_flight > 0 || start.elapsed() >= time {
+                return popped;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Starts a request; it may end at once. Returns the bytes it moves.
+    fn begin(&mut self, queue: &mut VirtQueue, tag: u32, alone: bool) -> u64 {
+        let durable = self.durable();
+        let Some(slot) = self.slots.get_mut(tag as usize) else {
+            return 0;
+        };
+        slot.queue = queue.index();
+        slot.command = None;
+        slot.next = 0;
+        slot.durable = durable;
+        slot.iovecs.clear();
+        if slot.chain.writable.is_empty() {
+            queue.fail("a disk request has no room for its status");
+            self.release(tag);
+            return 0;
+        }
+        let command = match request::parse(queue, &slot.chain, &self.limits, &mut slot.ranges) {
+            Ok(command) => command,
+            Err(status) => {
+                self.finish(queue, tag, status);
+                return 0;
+            }
+        };
+        slot.command = Some(command);
+        let request = |op, offset, len| Request { tag, op, offset, len, alone };
+        let (request, moved) = match command {
+            Command::Read { offset, len } => {
+                queue.iovecs(&slot.chain.writable, slot.iovecs.inner());
+                slot.iovecs.trim_back(1);
+                (request(Op::Read, offset, len), len)
+            }
+            Command::Write { offset, len } => {
+                queue.iovecs(&slot.chain.readable, slot.iovecs.inner());
+                slot.iovecs.skip_front(HEADER);
+                (request(Op::Write { durable }, offset, len), len)
+            }
+            Command::Flush if self.policy.no_flush || self.limits.read_only => {
+                self.finish(queue, tag, OK);
+                return 0;
+            }
+            Command::Flush => (request(Op::Flush, 0, 0), 0),
+            Command::Id => {
+                let room = slot.chain.writable_len().saturating_sub(1);
+                let room = usize::try_from(room).unwrap_or(SERIAL_MAX).min(SERIAL_MAX);
+                let serial = self.serial.get(..room).unwrap_or_default();
+                queue.write_to(&slot.chain.writable, 0, serial);
+                self.finish(queue, tag, OK);
+                return 0;
+            }
+            Command::Discard | Command::WriteZeroes => {
+                self.ranges(queue, tag, alone);
+                return 0;
+            }
+        };
+        if matches!(command, Command::Read { .. } | Command::Write { .. }) {
+            if moved == 0 {
+                self.finish(queue, tag, OK);
+                return 0;
+            }
+            if slot.iovecs.len() != moved {
+                queue.fail("a disk request's buffer cannot be mapped");
+                self.release(tag);
+                return 0;
+            }
+        }
+        // SAFETY: the vectors point to guest memory, which `queue` keeps mapped; `Device::reset` waits for all
+        // requests before it lets the queues go.
+        if let Some(result) = unsafe { self.disk.start(request, &mut slot.iovecs) } {
+            self.ended(queue, tag, result);
+        }
+        moved
+    }
+
+    /// Goes on with the ranges of a discard or write-zeroes until one has to be waited for.
+    fn ranges(&mut self, queue: &mut VirtQueue, tag: u32, alone: bool) {
+        loop {
+            let Some(slot) = self.slots.get_mut(tag as usize) else {
+                return;
+            };
+            let Some(range) = slot.ranges.get(slot.next).copied() else {
+                self.finish(queue, tag, OK);
+                return;
+            };
+            slot.next += 1;
+            let op = match slot.command {
+                Some(Command::Discard) => Op::Discard,
+                _ => Op::WriteZeroes { unmap: range.unmap, durable: slot.durable },
+            };
+            let Range { offset, len, .. } = range;
+            let request = Request { tag, op, offset, len, alone };
+            // SAFETY: there are no vectors.
+            match unsafe { self.disk.start(request, &mut slot.iovecs) } {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(why)) => return self.failed(queue, tag, &why),
+            }
+        }
+    }
+
+    /// The disk is done with a request, or with one range of it.
+    fn ended(&mut self, queue: &mut VirtQueue, tag: u32, result: io::Result<()>) {
+        let command = self.slots.get(tag as usize).and_then(|slot| slot.command);
+        let counters = &self.counters;
+        let add = |counter: &AtomicU64, n| {
+            counter.fetch_add(n, Ordering::Relaxed);
+        };
+        match (result, command) {
+            (Err(why), _) => self.failed(queue, tag, &why),
+            (Ok(()), Some(Command::Discard | Command::WriteZeroes)) => self.ranges(queue, tag, false),
+            (Ok(()), command) => {
+                match command {
+                    Some(Command::Read { len, .. }) => add(&counters.read_bytes, len),
+                    Some(Command::Write { len, .. }) => add(&counters.written_bytes, len),
+                    _ => {}
+                }
+                self.finish(queue, tag, OK);
+            }
+        }
+    }
+
+    fn failed(&mut self, queue: &mut VirtQueue, tag: u32, why: &io::Error) {
+        if self.counters.errors.fetch_add(1, Ordering::Relaxed) == 0 {
+            let command = self.slots.get(tag as usize).and_then(|slot| slot.command);
+            let what = match command {
+                Some(Command::Read { offset, .. }) => format!("a read at byte {offset}"),
+                Some(Command::Write { offset, .. }) => format!("a write at byte {offset}"),
+                Some(Command::Flush) => "a flush".to_owned(),
+                _ => "a discard".to_owned(),
+            };
+            let (note, name) = (&self.note, &self.name);
+            note(&format!(
+                "{name}: the host failed {what}: {why}; the guest sees an I/O error, further ones are only counted"
+            ));
+        }
+        self.finish(queue, tag, IOERR);
+    }
+
+    /// Writes the status and returns the buffer.
+    fn finish(&mut self, queue: &mut VirtQueue, tag: u32, status: u8) {
+        if let Some(slot) = self.slots.get(tag as usize) {
+            let room = slot.chain.writable_len();
+            let data = room.saturating_sub(1);
+            queue.write_to(&slot.chain.writable, data, &[status]);
+            // The used length may only count bytes from the start that were all written (VIRTIO 2.7.8.2).
+            let filled = match slot.command {
+                Some(Command::Read { .. }) if status == OK => data,
+                Some(Command::Id) => data.min(SERIAL_MAX as u64),
+                _ => 0,
+            };
+            let written = if filled == data { room } else { filled };
+            // Chains are shorter than 4 GiB.
+            queue.push(slot.chain.head, u32::try_from(written).unwrap_or(0));
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
+            self.release(tag);
+        }
+    }
+
+    fn release(&mut self, tag: u32) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.free.push(tag);
+    }
+
+    /// Whether a write must be stable when it completes (VIRTIO 5.2.6.2).
+    fn durable(&self) -> bool {
+        let has = |bit: u32| self.negotiated & 1 << bit != 0;
+        if self.policy.no_flush {
+            false
+        } else if has(VIRTIO_BLK_F_CONFIG_WCE) {
+            self.config.byte(WRITEBACK) == 0
+        } else {
+            !(has(VIRTIO_BLK_F_FLUSH) && self.policy.writeback)
+        }
+    }
+}
+
+impl Device for Blk {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn features(&self) -> u64 {
+        self.work.features
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.sizes
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::clone(&self.work.config)
+    }
+
+    fn activate(&mut self, activation: Activation, _watch: &mut dyn Watch) -> Result<(), String> {
+        let Activation { memory: _, features, queues, interrupt: _ } = activation;
+        let has = |bit: u32| features & 1 << bit != 0;
+        self.work.negotiated = features;
+        self.work.limits.discard = has(VIRTIO_BLK_F_DISCARD);
+        self.work.limits.write_zeroes = has(VIRTIO_BLK_F_WRITE_ZEROES);
+        self.queues = queues;
+        Ok(())
+    }
+
+    fn kick(&mut self, index: u16, watch: &mut dyn Watch) {
+        self.serve(index, watch);
+    }
+
+    fn event(&mut self, token: u32, _ready: Interest, _hangup: bool, watch: &mut dyn Watch) {
+        if token == AGAIN {
+            if let Some(again) = &self.again {
+                // Nonblocking; nothing to read means that an earlier turn was enough.
+                let _ = again.read();
+            }
+            for index in std::mem::take(&mut self.waiting) {
+                self.serve(index, watch);
+            }
+        } else {
+            self.collect(watch);
+        }
+    }
+
+    fn reset(&mut self, watch: &mut dyn Watch) {
+        let work = &mut self.work;
+        // What is in flight ends as the host's I/O ends; nobody hears of it.
+        work.disk.drain(&mut work.done);
+        work.done.clear();
+        if let Some(fd) = work.disk.ready_fd() {
+            watch.unwatch(fd);
+        }
+        if let Some(again) = self.again.take() {
+            watch.unwatch(again.as_raw_fd());
+        }
+        self.watched = false;
+        self.waiting.clear();
+        self.queues.clear();
+        work.slots.clear();
+        work.free.clear();
+        work.in_flight = 0;
+        // A new driver finds the cache as the host's user set it.
+        let writeback = u8::from(work.policy.writeback);
+        if work.config.byte(WRITEBACK) != writeback {
+            work.config.update(WRITEBACK, &[writeback]);
+        }
+    }
+}
+
+impl Drop for Blk {
+    fn drop(&mut self) {
+        // Fields are dropped in order, queues first: their memory must outlive what is in flight.
+        self.work.disk.drain(&mut self.work.done);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,35 @@
 //! A kernel is an ELF (with the PVH note or a 64-bit entry), a bzImage, or a compressed ELF. Compressed kernels, and the
 //! payload of a bzImage, are decompressed on the host directly to where their largest segment belongs, so that the
 //! bulk is written once and never copied, and the guest starts in the kernel proper instead of in its decompressor.
+//! A bzImage whose payload cannot be decoded here is entered at its own 64-bit entry, and decompresses itself.
+//!
+//! Which hosts a kernel can run on ([`Flavour`]) is told by the build salt in its notes (`CONFIG_BUILD_SALT` with
+//! "cpl3" in it), or else, for a kernel with no salt and no per-CPU segment (the CPL 3 patch needs `!SMP`), by the
+//! message that the patch prints.
 
+mod bzimage;
+mod decompress;
+mod elf;
 mod error;
+mod load;
+mod lz4;
+mod ranges;
+mod sniff;
+mod source;
+#[cfg(test)]
+mod tests;
 
 pub use error::KernelError;
 
 use crate::Memory;
+use bzimage::{BzImage, BzImageError};
+use elf::{Elf, ElfError, Notes};
 use linux_loader::bootparam::setup_header;
+use load::Packed;
+use source::Source;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// What kind of file a kernel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +57,7 @@ pub enum Compression {
     Zstd,
     /// LZ4 legacy frames, which Linux uses.
     Lz4,
-    /// bzip2.
+    /// bzip2: recognised, not decoded.
     Bzip2,
 }
 
@@ -75,9 +96,9 @@ pub enum Entry {
 /// How to load.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
-    /// End of RAM below the 32-bit hole, in bytes.
+    /// End of RAM below the 32-bit hole, in bytes. All of it from 1 MiB on must be one memory region.
     pub ram_low_end: u64,
-    /// Guest memory has never been written to: bss need not be zeroed.
+    /// Guest memory from 1 MiB on has never been written to: what is zero need not be written.
     pub fresh: bool,
     /// Which entry to use.
     pub entry: EntryChoice,
@@ -94,7 +115,7 @@ pub struct Loaded {
     pub end: u64,
     /// Setup header of a bzImage, for the zero page.
     pub header: Option<setup_header>,
-    /// What it is.
+    /// Which hosts it can run on.
     pub flavour: Flavour,
 }
 
@@ -105,25 +126,53 @@ impl Loaded {
     }
 }
 
+/// What a file turned out to be.
+#[derive(Debug)]
+enum Form {
+    Elf(Elf, Notes),
+    /// The ELF: of the payload, when that can be decoded.
+    BzImage(Box<BzImage>, Option<Elf>),
+    Compressed(Compression, Elf),
+}
+
 /// An opened, recognised kernel.
 #[derive(Debug)]
 pub struct Kernel {
     path: PathBuf,
-    kind: Kind,
+    source: Source,
+    form: Form,
+    version: OnceLock<Option<String>>,
+    flavour: OnceLock<Flavour>,
 }
 
+/// Bytes decoded to look at the headers of a compressed ELF: more than any kernel's program headers end at.
+const HEAD: usize = 8 << 10;
+/// Most bytes decoded to look into a compressed kernel without loading it.
+const LOOK_MAX: u64 = 512 << 20;
+/// What the CPL 3 patch prints (`arch/x86/kernel/cpl3.c`).
+const CPL3_MESSAGE: &[u8] = b"cpl3: running deprivileged";
+
 impl Kernel {
-    /// Opens and recognises a kernel by content. Reads a few pages only.
+    /// Opens and recognises a kernel by content. Reads a few pages, decodes a few KiB.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, KernelError> {
-        Err(KernelError::Empty {
-            path: path.as_ref().to_owned(),
-        })
+        let path = path.as_ref();
+        Self::from_source(path.to_owned(), Source::open(path)?)
     }
 
     /// A kernel that is part of this program; `name` stands for the path in messages.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, KernelError> {
-        let _ = bytes;
-        Err(KernelError::Empty { path: name.into() })
+        Self::from_source(name.into(), Source::Static(bytes))
+    }
+
+    fn from_source(path: PathBuf, source: Source) -> Result<Self, KernelError> {
+        let form = recognise(&path, source.bytes())?;
+        Ok(Self {
+            path,
+            source,
+            form,
+            version: OnceLock::new(),
+            flavour: OnceLock::new(),
+        })
     }
 
     /// The path it was opened from.
@@ -133,25 +182,488 @@ impl Kernel {
 
     /// What kind of file it is.
     pub fn kind(&self) -> Kind {
-        self.kind
+        match &self.form {
+            Form::Elf(..) => Kind::Elf,
+            Form::BzImage(image, elf) => {
+                let compression = image
+                    .payload
+                    .as_ref()
+                    .and_then(|(_, compression)| *compression);
+                Kind::BzImage(compression.filter(|_| elf.is_some()))
+            }
+            Form::Compressed(compression, _) => Kind::Compressed(*compression),
+        }
     }
 
     /// The kernel's version, such as `6.1.0-56-cloud-amd64`, when it can be found. A bzImage names it in its header; in
-    /// an ELF the text "Linux version " is searched for, and a compressed ELF is decompressed for it: ask only when needed.
+    /// an ELF the text "Linux version " is searched for, and a compressed ELF is decoded for it: ask only when needed.
     pub fn version(&self) -> Option<&str> {
-        None
+        self.version.get_or_init(|| self.find_version()).as_deref()
     }
 
-    /// Which hosts it can run on. Looks at (and for a compressed kernel decompresses) the first few MiB at most.
+    fn find_version(&self) -> Option<String> {
+        if let Form::BzImage(image, _) = &self.form
+            && let Some(text) = &image.version
+        {
+            return text.split_whitespace().next().map(str::to_owned);
+        }
+        self.with_elf(|elf, _, bytes| {
+            let segments = elf
+                .segments
+                .iter()
+                .filter_map(|segment| file_range(bytes, segment));
+            segments.into_iter().find_map(version_in)
+        })?
+    }
+
+    /// Which hosts it can run on. Free for SMP kernels before Linux 6.15 in any form, and for kernels with a build
+    /// salt as ELF; others are decoded and searched once, at about the cost of loading them ([`Loaded`] has it too).
     pub fn flavour(&self) -> Result<Flavour, KernelError> {
-        Ok(Flavour::NotLinux)
+        if let Some(flavour) = self.flavour.get() {
+            return Ok(*flavour);
+        }
+        let flavour = match &self.form {
+            Form::BzImage(_, None) => Flavour::Stock,
+            Form::BzImage(_, Some(elf)) | Form::Compressed(_, elf)
+                if elf.linked_like_linux() && elf.has_percpu() =>
+            {
+                Flavour::Stock
+            }
+            _ => match self.with_elf(|elf, notes, bytes| {
+                let parts = elf
+                    .segments
+                    .iter()
+                    .filter_map(|segment| file_range(bytes, segment));
+                flavour_of(elf, notes, parts)
+            }) {
+                Some(flavour) => flavour,
+                None => return Err(self.undecodable()),
+            },
+        };
+        Ok(*self.flavour.get_or_init(|| flavour))
     }
 
-    /// Loads it into guest memory. No vCPU may run meanwhile.
-    pub fn load(&self, memory: &Memory, options: &LoadOptions) -> Result<Loaded, KernelError> {
-        let _ = (memory, options);
-        Err(KernelError::Empty {
+    /// The error of decoding it, when [`Self::with_elf`] could not.
+    fn undecodable(&self) -> KernelError {
+        KernelError::Malformed {
             path: self.path.clone(),
+            detail: "the kernel inside cannot be decoded".to_owned(),
+        }
+    }
+
+    /// Calls `look` with the headers, notes and bytes of the ELF, decoded if need be.
+    fn with_elf<T>(&self, look: impl FnOnce(&Elf, &Notes, &[u8]) -> T) -> Option<T> {
+        let (compression, range, elf) = match &self.form {
+            Form::Elf(elf, notes) => return Some(look(elf, notes, self.source.bytes())),
+            Form::Compressed(compression, elf) => (*compression, 0..self.source.bytes().len(), elf),
+            Form::BzImage(image, Some(elf)) => {
+                let (range, compression) = image.payload.clone()?;
+                (compression?, range, elf)
+            }
+            Form::BzImage(_, None) => return None,
+        };
+        let needed = usize::try_from(elf.file_end().min(LOOK_MAX)).ok()?;
+        let mut bytes = vec![0; needed + decompress::DEFLATE_SLACK];
+        let data = self.source.bytes().get(range)?;
+        let progress = decompress::decode(compression, data, &mut bytes, None).ok()?;
+        bytes.truncate(progress.len);
+        let notes = elf.notes(|range| bytes.get(range.start as usize..range.end as usize));
+        Some(look(elf, &notes, &bytes))
+    }
+
+    /// Loads it into guest memory. No vCPU or device of the guest may run yet. After an error the memory from 1 MiB on is in
+    /// disorder, and no longer fresh.
+    pub fn load(&self, memory: &Memory, options: &LoadOptions) -> Result<Loaded, KernelError> {
+        let bytes = self.source.bytes();
+        let read = |range: Range<u64>| bytes.get(range.start as usize..range.end as usize);
+        let (elf, unpacked, header) = match &self.form {
+            Form::Elf(elf, notes) => {
+                load::check_bounds(&self.path, elf.start(), elf.end(), options.ram_low_end)?;
+                self.choose(elf, notes, options.entry)?;
+                for segment in &elf.segments {
+                    let start = segment.offset as usize;
+                    self.source
+                        .will_read(start..start + segment.file_len as usize);
+                }
+                load::elf(elf, bytes, memory, options.fresh)?;
+                (elf, None, None)
+            }
+            Form::Compressed(compression, elf) => {
+                let notes = self.unpack(*compression, 0..bytes.len(), elf, memory, options)?;
+                (elf, Some(notes), None)
+            }
+            Form::BzImage(image, Some(elf)) => {
+                let Some((range, Some(compression))) = &image.payload else {
+                    return Err(self.undecodable());
+                };
+                let notes = self.unpack(*compression, range.clone(), elf, memory, options)?;
+                (elf, Some(notes), Some(image.header))
+            }
+            Form::BzImage(image, None) => return self.load_classic(image, memory, options),
+        };
+        let notes = match (&unpacked, &self.form) {
+            (Some(notes), _) | (None, Form::Elf(_, notes)) => notes,
+            (None, _) => return Err(self.undecodable()),
+        };
+        let entry = self.choose(elf, notes, options.entry)?;
+        let flavour = match self.flavour.get() {
+            Some(flavour) => *flavour,
+            None if unpacked.is_some() => {
+                let parts = elf
+                    .segments
+                    .iter()
+                    .filter_map(|segment| load::view(memory, segment.phys, segment.file_len).ok());
+                flavour_of(elf, notes, parts)
+            }
+            None => flavour_of(
+                elf,
+                notes,
+                elf.segments
+                    .iter()
+                    .filter_map(|s| read(s.offset..s.offset + s.file_len)),
+            ),
+        };
+        let flavour = *self.flavour.get_or_init(|| flavour);
+        Ok(Loaded {
+            entry,
+            start: elf.start(),
+            end: elf.end(),
+            header,
+            flavour,
         })
+    }
+
+    fn unpack(
+        &self,
+        compression: Compression,
+        range: Range<usize>,
+        elf: &Elf,
+        memory: &Memory,
+        options: &LoadOptions,
+    ) -> Result<Notes, KernelError> {
+        load::check_bounds(&self.path, elf.start(), elf.end(), options.ram_low_end)?;
+        self.source.will_read(range.clone());
+        let data = self.source.bytes().get(range).unwrap_or_default();
+        let packed = Packed {
+            path: &self.path,
+            compression,
+            data,
+            declared: declared_size(compression, data, matches!(self.form, Form::BzImage(..))),
+            elf,
+        };
+        packed.load(memory, options.ram_low_end, options.fresh)
+    }
+
+    /// A bzImage as it is: it decompresses itself.
+    fn load_classic(
+        &self,
+        image: &BzImage,
+        memory: &Memory,
+        options: &LoadOptions,
+    ) -> Result<Loaded, KernelError> {
+        if options.entry == EntryChoice::Pvh {
+            return Err(KernelError::EntryNotThere {
+                path: self.path.clone(),
+                wanted: "PVH",
+            });
+        }
+        let (start, len) = image.place();
+        let end = start.checked_add(len).ok_or_else(|| self.undecodable())?;
+        load::check_bounds(&self.path, start, end, options.ram_low_end)?;
+        let code = self
+            .source
+            .bytes()
+            .get(image.code.clone())
+            .unwrap_or_default();
+        load::put(memory, start, code, options.fresh)?;
+        Ok(Loaded {
+            entry: Entry::Linux64(start + bzimage::ENTRY_64),
+            start,
+            end,
+            header: Some(image.header),
+            flavour: Flavour::Stock,
+        })
+    }
+
+    fn choose(&self, elf: &Elf, notes: &Notes, choice: EntryChoice) -> Result<Entry, KernelError> {
+        let pvh = notes
+            .pvh
+            .filter(|&entry| elf.contains(entry) && entry <= u64::from(u32::MAX))
+            .map(Entry::Pvh);
+        let linux = elf.entry64().map(Entry::Linux64);
+        let (entry, wanted) = match choice {
+            EntryChoice::Auto => {
+                return pvh.or(linux).ok_or_else(|| KernelError::NoEntry {
+                    path: self.path.clone(),
+                    detail: "no PVH note, and its entry address lies outside of its segments",
+                });
+            }
+            EntryChoice::Pvh => (pvh, "PVH"),
+            EntryChoice::Linux64 => (linux, "64-bit"),
+        };
+        entry.ok_or_else(|| KernelError::EntryNotThere {
+            path: self.path.clone(),
+            wanted,
+        })
+    }
+}
+
+fn file_range<'a>(bytes: &'a [u8], segment: &elf::Segment) -> Option<&'a [u8]> {
+    let start = usize::try_from(segment.offset).ok()?.min(bytes.len());
+    let end = usize::try_from(segment.offset + segment.file_len)
+        .ok()?
+        .min(bytes.len());
+    bytes.get(start..end)
+}
+
+/// See the module's head.
+fn flavour_of<'a>(
+    elf: &Elf,
+    notes: &Notes,
+    mut segments: impl Iterator<Item = &'a [u8]>,
+) -> Flavour {
+    if !notes.linux && (notes.other_system || !elf.linked_like_linux()) {
+        return Flavour::NotLinux;
+    }
+    match &notes.salt {
+        Some(salt) if salt.contains("cpl3") => Flavour::Cpl3,
+        Some(_) => Flavour::Stock,
+        None if elf.has_percpu() => Flavour::Stock,
+        None if segments.any(|bytes| find(bytes, CPL3_MESSAGE).is_some()) => Flavour::Cpl3,
+        None => Flavour::Stock,
+    }
+}
+
+/// First occurrence of `needle`.
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    let (first, last) = (*needle.first()?, *needle.last()?);
+    let gap = needle.len() - 1;
+    let starts = haystack.len().checked_sub(gap)?;
+    // 32 candidates at a time, first and last byte compared: the compiler makes vector code of it.
+    let mut at = 0;
+    while at < starts {
+        let n = (starts - at).min(32);
+        let (heads, tails) = (&haystack[at..at + n], &haystack[at + gap..at + gap + n]);
+        if heads.iter().zip(tails).fold(0u8, |hit, (&a, &b)| {
+            hit | (u8::from(a == first) & u8::from(b == last))
+        }) != 0
+        {
+            let hit = (at..at + n).find(|&start| haystack[start..].starts_with(needle));
+            if hit.is_some() {
+                return hit;
+            }
+        }
+        at += n;
+    }
+    None
+}
+
+fn version_in(bytes: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut rest = bytes;
+    while let Some(at) = find(rest, BANNER) {
+        rest = &rest[at + BANNER.len()..];
+        let end = rest
+            .iter()
+            .take(128)
+            .position(|byte| !byte.is_ascii_graphic())
+            .unwrap_or(0);
+        if let Ok(version) = std::str::from_utf8(&rest[..end])
+            && version.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Some(version.to_owned());
+        }
+    }
+    None
+}
+
+/// What compressed data says it decodes to. In a bzImage the Linux build appends the size to everything but gzip, which
+/// has it at its end anyway (`scripts/Makefile.lib`, `size_append`).
+fn declared_size(compression: Compression, data: &[u8], in_bzimage: bool) -> Option<u64> {
+    match compression {
+        Compression::Zstd if !in_bzimage => {
+            zstd::zstd_safe::get_frame_content_size(data).ok().flatten()
+        }
+        Compression::Gzip => data
+            .last_chunk()
+            .map(|size| u64::from(u32::from_le_bytes(*size))),
+        _ if in_bzimage => data
+            .last_chunk()
+            .map(|size| u64::from(u32::from_le_bytes(*size))),
+        _ => None,
+    }
+}
+
+fn recognise(path: &Path, bytes: &[u8]) -> Result<Form, KernelError> {
+    if bytes.is_empty() {
+        return Err(KernelError::Empty {
+            path: path.to_owned(),
+        });
+    }
+    if bytes.starts_with(&elf::MAGIC) {
+        let size = bytes.len() as u64;
+        let elf = Elf::parse(bytes, Some(size)).map_err(|error| elf_error(path, error, size))?;
+        let notes = elf.notes(|range| bytes.get(range.start as usize..range.end as usize));
+        if notes.pvh.is_none() && elf.entry64().is_none() {
+            let detail = "no PVH note, and its entry address lies outside of its segments";
+            return Err(KernelError::NoEntry {
+                path: path.to_owned(),
+                detail,
+            });
+        }
+        return Ok(Form::Elf(elf, notes));
+    }
+    if bzimage::detect(bytes) {
+        return recognise_bzimage(path, bytes);
+    }
+    if let Some(compression) = Compression::detect(bytes) {
+        let head = decode_head(path, compression, bytes)?;
+        if head.starts_with(&elf::MAGIC) {
+            let elf = Elf::parse(&head, None)
+                .map_err(|error| elf_error(path, error, bytes.len() as u64))?;
+            return Ok(Form::Compressed(compression, elf));
+        }
+        let (what, advice) = if bzimage::detect(&head) {
+            (
+                "a bzImage".to_owned(),
+                "unpack it; a bzImage is compressed already",
+            )
+        } else if let Some(inner) = Compression::detect(&head) {
+            (
+                format!("{}-compressed data again", inner.name()),
+                "unpack it once",
+            )
+        } else {
+            match sniff::name(&head) {
+                sniff::Verdict::Architecture(what) => (
+                    what,
+                    "this program runs x86-64 guests; give an x86-64 kernel",
+                ),
+                sniff::Verdict::Efi { what, advice } | sniff::Verdict::Other { what, advice } => {
+                    (what.to_owned(), advice)
+                }
+                sniff::Verdict::Unsupported { compression } => {
+                    (format!("{compression}-compressed data"), "unpack it")
+                }
+                sniff::Verdict::Unknown => (
+                    "no kernel in any known format".to_owned(),
+                    "give a vmlinux or bzImage",
+                ),
+            }
+        };
+        return Err(KernelError::CompressedOther {
+            path: path.to_owned(),
+            compression: compression.name(),
+            what,
+            advice,
+        });
+    }
+    Err(match sniff::name(bytes) {
+        sniff::Verdict::Architecture(what) => KernelError::WrongArchitecture {
+            path: path.to_owned(),
+            what,
+        },
+        sniff::Verdict::Efi { what, advice } => KernelError::Efi {
+            path: path.to_owned(),
+            what,
+            advice,
+        },
+        sniff::Verdict::Other { what, advice } => KernelError::NotAKernel {
+            path: path.to_owned(),
+            what,
+            advice,
+        },
+        sniff::Verdict::Unsupported { compression } => KernelError::UnsupportedCompression {
+            path: path.to_owned(),
+            compression,
+            advice: "unpack it first",
+        },
+        sniff::Verdict::Unknown => {
+            let start = bytes
+                .iter()
+                .take(8)
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<Vec<_>>()
+                .join(" ");
+            KernelError::Unknown {
+                path: path.to_owned(),
+                start,
+            }
+        }
+    })
+}
+
+fn recognise_bzimage(path: &Path, bytes: &[u8]) -> Result<Form, KernelError> {
+    let size = bytes.len() as u64;
+    let image = BzImage::parse(bytes).map_err(|error| match error {
+        BzImageError::Truncated { part, needed } => KernelError::Truncated {
+            path: path.to_owned(),
+            part: part.to_owned(),
+            needed,
+            size,
+        },
+        BzImageError::TooOld(version) => KernelError::ProtocolTooOld {
+            path: path.to_owned(),
+            version,
+        },
+        BzImageError::Malformed(detail) => KernelError::Malformed {
+            path: path.to_owned(),
+            detail,
+        },
+    })?;
+    let mut elf = None;
+    if let Some((range, Some(compression))) = &image.payload
+        && *compression != Compression::Bzip2
+    {
+        let head = decode_head(
+            path,
+            *compression,
+            bytes.get(range.clone()).unwrap_or_default(),
+        )?;
+        if head.starts_with(&elf::MAGIC) {
+            elf = Some(Elf::parse(&head, None).map_err(|error| match error {
+                ElfError::Not64Bit(_) => KernelError::Not64Bit {
+                    path: path.to_owned(),
+                    what: "a 32-bit bzImage",
+                },
+                error => elf_error(path, error, size),
+            })?);
+        }
+    }
+    if elf.is_none() && !image.has_entry_64() {
+        return Err(KernelError::Not64Bit {
+            path: path.to_owned(),
+            what: "a bzImage without 64-bit entry (32-bit, or before Linux 3.8 with an unknown compression)",
+        });
+    }
+    Ok(Form::BzImage(Box::new(image), elf))
+}
+
+/// The first few KiB of what compressed data decodes to.
+fn decode_head(path: &Path, compression: Compression, data: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let mut head = vec![0; HEAD + decompress::DEFLATE_SLACK];
+    let out = match compression {
+        Compression::Gzip => &mut head[..],
+        _ => &mut head[..HEAD],
+    };
+    let progress = decompress::decode(compression, data, out, None)
+        .map_err(|error| load::decode_error(path, compression, error))?;
+    head.truncate(progress.len);
+    Ok(head)
+}
+
+fn elf_error(path: &Path, error: ElfError, size: u64) -> KernelError {
+    let path = path.to_owned();
+    match error {
+        ElfError::Truncated { part, needed } => KernelError::Truncated {
+            path,
+            part,
+            needed,
+            size,
+        },
+        ElfError::WrongArchitecture(what) => KernelError::WrongArchitecture { path, what },
+        ElfError::Not64Bit(what) => KernelError::Not64Bit { path, what },
+        ElfError::NotAKernel(what) => KernelError::NotAKernelElf { path, what },
+        ElfError::Malformed(detail) => KernelError::Malformed { path, detail },
     }
 }

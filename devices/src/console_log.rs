@@ -110,7 +110,11 @@ impl ConsoleLog {
         let mut lines: Vec<_> = body
             .rsplit(|&b| b == b'\n')
             .take(n)
-            .map(|line| String::from_utf8_lossy(line).trim_end_matches('\r').to_owned())
+            .map(|line| {
+                String::from_utf8_lossy(line)
+                    .trim_end_matches('\r')
+                    .to_owned()
+            })
             .collect();
         lines.reverse();
         lines
@@ -134,6 +138,13 @@ impl ConsoleLog {
                 file.error.take().map_or(Ok(()), Err)
             }
             None => Ok(()),
+        }
+    }
+
+    /// As [`Self::flush`], keeping the error for it.
+    pub(crate) fn write_pending(&self) {
+        if let Some(file) = &mut self.lock().file {
+            file.flush();
         }
     }
 
@@ -164,6 +175,9 @@ impl LogFile {
     }
 
     fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
         if let Err(error) = self.file.write_all(&self.pending) {
             self.error.get_or_insert(error);
         }
@@ -263,7 +277,11 @@ mod tests {
             for part in text.chunks(cut) {
                 log.push(part);
             }
-            assert_eq!(log.panic().as_deref(), Some("VFS: Unable to mount"), "chunks of {cut}");
+            assert_eq!(
+                log.panic().as_deref(),
+                Some("VFS: Unable to mount"),
+                "chunks of {cut}"
+            );
         }
         let log = ConsoleLog::new();
         log.push(b"Kernel panic - not syncin: x\n");
@@ -283,12 +301,21 @@ mod tests {
         let log = ConsoleLog::with_file(&path).unwrap();
         log.push(b"whole line\nstarted ");
         log.push(b"line");
-        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted ");
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            b"before\nwhole line\nstarted "
+        );
         log.flush().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted line");
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            b"before\nwhole line\nstarted line"
+        );
         log.push(b"!");
         drop(log);
-        assert_eq!(std::fs::read(&path).unwrap(), b"before\nwhole line\nstarted line!");
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            b"before\nwhole line\nstarted line!"
+        );
         std::fs::remove_file(&path).unwrap();
         drop(ConsoleLog::with_file(&path).unwrap());
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();

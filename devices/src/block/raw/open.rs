@@ -55,7 +55,7 @@ pub(super) fn open(
     inspect(path, file, read_only, direct, block)
 }
 
-fn open_error(path: &Path, read_only: bool, source: io::Error) -> OpenError {
+pub(super) fn open_error(path: &Path, read_only: bool, source: io::Error) -> OpenError {
     let path = path.to_owned();
     let kind = |p: &Path| p.metadata().ok().map(|m| m.file_type());
     match source.raw_os_error() {

@@ -3,7 +3,7 @@
 // The kernel hands unknown NAME=VALUE words of its command line to PID 1 as environment:
 //   bench=boot  (default) print "@M boot", end
 //   bench=idle  print "@M boot", then sleep for ever: the monitor can be looked at
-//   bench=blk   measure /dev/vda with O_DIRECT, print one "@B NAME VALUE UNIT" per figure and "@B done", end
+//   bench=blk   measure /dev/vda with O_DIRECT, print "@B start NAME" and "@B NAME VALUE UNIT OPERATIONS" for each figure, end
 //   bench_ms=N  milliseconds for each figure of blk (1000)
 //   bench_end=off|reset  how to end: ACPI power off (default) or reset
 #define _GNU_SOURCE
@@ -20,6 +20,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +41,7 @@ static void say(const char *format, ...) {
 
 static void end(void) {
     const char *how = getenv("bench_end");
+    tcdrain(1); // power off does not wait for the serial line
     sync();
     reboot(how && !strcmp(how, "reset") ? RB_AUTOBOOT : RB_POWER_OFF);
     for (;;)
@@ -69,6 +71,8 @@ static uint64_t size;
 static char *buffer;
 
 static void sequential(int disk, int writing) {
+    const char *name = writing ? "seqwrite" : "seqread";
+    say("@B start %s\n", name);
     double start = now(), spent;
     uint64_t done = 0;
     do {
@@ -79,10 +83,12 @@ static void sequential(int disk, int writing) {
         done += MIB;
         spent = now() - start;
     } while (spent < span);
-    say("@B %s %.1f MB/s\n", writing ? "seqwrite" : "seqread", done / spent / 1e6);
+    say("@B %s %.1f MB/s %lu\n", name, done / spent / 1e6, (unsigned long)(done / MIB));
 }
 
 static void single(int disk, int writing) {
+    const char *name = writing ? "write4k_sync" : "randread_qd1";
+    say("@B start %s\n", name);
     double start = now(), spent;
     unsigned long done = 0;
     do {
@@ -93,8 +99,7 @@ static void single(int disk, int writing) {
         done++;
         spent = now() - start;
     } while (spent < span);
-    say("@B %s %.2f us\n@B %s_ops %lu n\n", writing ? "write4k_sync" : "randread_qd1", spent / done * 1e6,
-        writing ? "write4k_sync" : "randread_qd1", done);
+    say("@B %s %.2f us %lu\n", name, spent / done * 1e6, done);
 }
 
 static void deep(int disk) {
@@ -107,6 +112,7 @@ static void deep(int disk) {
     int idle = DEPTH;
     for (int i = 0; i < DEPTH; i++)
         free_blocks[i] = &block[i];
+    say("@B start randread_qd8\n");
     double start = now(), spent;
     unsigned long done = 0;
     do {
@@ -131,7 +137,7 @@ static void deep(int disk) {
         done += idle;
         spent = now() - start;
     } while (spent < span);
-    say("@B randread_qd8 %.0f iops\n", done / spent);
+    say("@B randread_qd8 %.0f iops %lu\n", done / spent, done);
 }
 
 static void measure_disk(void) {
@@ -155,7 +161,6 @@ static void measure_disk(void) {
     single(disk, 0);
     deep(disk);
     single(disk, 1);
-    say("@B done 1 n\n");
 }
 
 int main(void) {

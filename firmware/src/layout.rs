@@ -7,20 +7,23 @@
 //! (`Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"); Linux keeps away from the BIOS area from
 //! [`EBDA_START`] to 1 MiB (`arch/x86/kernel/ebda.c`), and looks for the RSDP from 0xe0000 (ACPI 6.5, 5.2.5.1).
 
-/// The GDT: four 8-byte descriptors. 0x500 is the first byte after the BIOS data area.
-pub const GDT: u64 = 0x500;
-/// Size of the room for the GDT in bytes.
-pub const GDT_SIZE: u64 = 0x20;
-/// The (empty) IDT.
-pub const IDT: u64 = 0x520;
-/// `hvm_start_info` of the PVH entry (56 bytes in version 1).
+/// `hvm_start_info` of the PVH entry (56 bytes in version 1). It shares its page with everything else that a PVH guest
+/// is given, since each page touched is a page fault.
 pub const PVH_START_INFO: u64 = 0x6000;
 /// `hvm_modlist_entry[1]`: the initrd.
 pub const PVH_MODLIST: u64 = 0x6040;
-/// `hvm_memmap_table_entry[]`: the memory map, up to the page's end.
+/// `hvm_memmap_table_entry[]`: the memory map.
 pub const PVH_MEMMAP: u64 = 0x6060;
-/// End of the PVH structures.
-pub const PVH_END: u64 = 0x7000;
+/// Most entries of the memory map (24 bytes each).
+pub const PVH_MEMMAP_MAX: usize = 64;
+/// The GDT: four 8-byte descriptors.
+pub const GDT: u64 = 0x6700;
+/// Size of the GDT in bytes.
+pub const GDT_SIZE: u64 = 0x20;
+/// A command line of up to [`CMDLINE_SHORT_SIZE`] bytes with its NUL: all that Linux takes.
+pub const CMDLINE_SHORT: u64 = 0x6800;
+/// Room at [`CMDLINE_SHORT`] in bytes.
+pub const CMDLINE_SHORT_SIZE: u64 = 0x800;
 /// `struct boot_params`, the "zero page" of the 64-bit entry (4096 bytes).
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Size of the zero page in bytes.
@@ -37,7 +40,7 @@ pub const PAGE_DIRECTORIES: u64 = 0xb000;
 pub const PAGE_DIRECTORIES_MAX: u64 = 4;
 /// End of the page tables.
 pub const PAGE_TABLES_END: u64 = PAGE_DIRECTORIES + PAGE_DIRECTORIES_MAX * 0x1000;
-/// The kernel command line, NUL-terminated.
+/// A longer kernel command line, NUL-terminated.
 pub const CMDLINE: u64 = 0x2_0000;
 /// Room for the command line in bytes; Linux on x86 keeps 2048 of them (see [`crate::cmdline::LINUX_MAX`]).
 pub const CMDLINE_SIZE: u64 = 0x1_0000;
@@ -68,11 +71,11 @@ const fn apart(ranges: &[(u64, u64)]) -> bool {
 
 const _: () = assert!(
     apart(&[
-        (GDT, GDT + GDT_SIZE),
-        (IDT, IDT + 8),
         (PVH_START_INFO, PVH_START_INFO + 56),
         (PVH_MODLIST, PVH_MODLIST + 32),
-        (PVH_MEMMAP, PVH_END),
+        (PVH_MEMMAP, PVH_MEMMAP + 24 * PVH_MEMMAP_MAX as u64),
+        (GDT, GDT + GDT_SIZE),
+        (CMDLINE_SHORT, CMDLINE_SHORT + CMDLINE_SHORT_SIZE),
         (ZERO_PAGE, ZERO_PAGE + ZERO_PAGE_SIZE),
         (ZERO_PAGE + ZERO_PAGE_SIZE, STACK_TOP),
         (PML4, PML4 + 0x1000),

@@ -24,8 +24,11 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, VolatileSlice};
+use virtio_queue::{Error as RingError, Queue, QueueT};
+use vm_memory::{
+    Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _,
+    VolatileSlice,
+};
 
 use super::Interrupt;
 use crate::Memory;
@@ -34,6 +37,9 @@ use crate::Memory;
 /// `UIO_MAXIOV` in linux/uio.h) and QEMU's `VIRTQUEUE_MAX_SIZE`. VIRTIO 2.7.5.3.1 limits chains to the queue size,
 /// which Linux exceeds with indirect descriptors on short queues.
 pub const MAX_SEGMENTS: usize = 1024;
+
+/// Size of a descriptor, bytes (VIRTIO 2.7.5).
+const DESCRIPTOR: u32 = 16;
 
 /// A physically contiguous part of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +84,14 @@ impl Chain {
 
 fn total(segments: &[Segment]) -> u64 {
     segments.iter().map(|s| u64::from(s.len)).sum()
+}
+
+/// A descriptor table, direct or indirect, wholly in guest RAM.
+struct Table<'a> {
+    addr: GuestAddress,
+    entries: u32,
+    /// The whole of it, unless it spans memory regions.
+    slice: Option<VolatileSlice<'a>>,
 }
 
 /// A queue that the driver has set up, with everything needed to serve it.
@@ -144,43 +158,96 @@ impl VirtQueue {
 
     fn take(&mut self, chain: &mut Chain) -> Result<bool, &'static str> {
         const UNREADABLE: &str = "the available ring cannot be read";
-        let available = self
-            .queue
-            .avail_idx(&self.memory, Ordering::Acquire)
-            .map_err(|_| UNREADABLE)?;
-        if available.0 == self.queue.next_avail() {
+        let (size, next) = (self.queue.size(), self.queue.next_avail());
+        let available = self.queue.avail_idx(&self.memory, Ordering::Acquire);
+        let available = available.map_err(|_| UNREADABLE)?.0;
+        if available == next {
             return Ok(false);
         }
-        if self.in_flight >= self.queue.size() {
+        if available.wrapping_sub(next) > size {
+            return Err("the available index is further ahead than the queue is long");
+        }
+        if self.in_flight >= size {
             return Err("more buffers in flight than the queue has entries");
         }
-        let limit = usize::from(self.queue.size()).max(MAX_SEGMENTS);
-        let mut heads = self.queue.iter(&self.memory).map_err(|e| match e {
-            RingError::InvalidAvailRingIndex => {
-                "the available index is further ahead than the queue is long"
-            }
-            _ => UNREADABLE,
-        })?;
-        let descriptors = heads.next().ok_or(UNREADABLE)?;
-        chain.head = descriptors.head_index();
-
-        // The iterator ends at a fault (bad index, loop, unreadable or nested table, over 4 GiB) as it ends after
-        // the last descriptor. They differ in whether the last one it gave promised another.
-        let mut unfinished = true;
-        for descriptor in descriptors {
-            unfinished = descriptor.has_next();
-            self.collect(descriptor, chain)?;
-            if chain.readable.len() + chain.writable.len() > limit {
-                return Err("a descriptor chain is too long");
-            }
-        }
-        if unfinished {
-            return Err(
-                "a descriptor chain loops, leads out of its table, or is longer than 4 GiB",
-            );
-        }
+        // VIRTIO 2.7.6: two u16, then the ring.
+        let slot = self.queue.avail_ring() + 4 + 2 * u64::from(next % size);
+        let head = self.memory.load(GuestAddress(slot), Ordering::Relaxed);
+        chain.head = u16::from_le(head.map_err(|_| UNREADABLE)?);
+        self.queue.set_next_avail(next.wrapping_add(1));
+        self.walk(chain)?;
         self.in_flight += 1;
         Ok(true)
+    }
+
+    /// Collects the descriptors from `chain.head` on (VIRTIO 2.7.5). `virtio_queue::DescriptorChain` ends at a
+    /// fault as if the chain ended there, and looks up guest memory for every descriptor.
+    fn walk(&self, chain: &mut Chain) -> Result<(), &'static str> {
+        let size = self.queue.size();
+        let mut table = self.table(self.queue.desc_table(), u32::from(size))?;
+        let mut index = chain.head;
+        let mut indirect = false;
+        let mut bytes = 0u32;
+        for _ in 0..usize::from(size).max(MAX_SEGMENTS) {
+            let mut descriptor = self.entry(&table, index)?;
+            if descriptor.refers_to_indirect_table() {
+                if indirect {
+                    return Err("an indirect table refers to another");
+                }
+                if descriptor.has_next() {
+                    return Err("a descriptor both refers to a table and has a next one");
+                }
+                let len = descriptor.len();
+                if !len.is_multiple_of(DESCRIPTOR) {
+                    return Err("the length of an indirect table is not that of descriptors");
+                }
+                indirect = true;
+                table = self.table(descriptor.addr().0, len / DESCRIPTOR)?;
+                descriptor = self.entry(&table, 0)?;
+                if descriptor.refers_to_indirect_table() {
+                    return Err("an indirect table refers to another");
+                }
+            }
+            self.collect(descriptor, chain)?;
+            let sum = bytes.checked_add(descriptor.len());
+            // VIRTIO 2.7.5.2.
+            bytes = sum.ok_or("a descriptor chain is longer than 4 GiB")?;
+            if !descriptor.has_next() {
+                return Ok(());
+            }
+            index = descriptor.next();
+        }
+        Err("a descriptor chain loops or is too long")
+    }
+
+    fn table(&self, addr: u64, entries: u32) -> Result<Table<'_>, &'static str> {
+        let addr = GuestAddress(addr);
+        let len = entries as usize * DESCRIPTOR as usize;
+        let slice = self.memory.get_slice(addr, len).ok();
+        // Not in one region: perhaps in several.
+        if slice.is_none() && !self.memory.check_range(addr, len) {
+            return Err("a descriptor table lies outside of memory");
+        }
+        Ok(Table {
+            addr,
+            entries,
+            slice,
+        })
+    }
+
+    fn entry(&self, table: &Table, index: u16) -> Result<Descriptor, &'static str> {
+        if u32::from(index) >= table.entries {
+            return Err("a descriptor index leads out of its table");
+        }
+        let offset = usize::from(index) * DESCRIPTOR as usize;
+        match &table.slice {
+            Some(slice) => slice.read_obj(offset).ok(),
+            None => table
+                .addr
+                .checked_add(offset as u64)
+                .and_then(|addr| self.memory.read_obj(addr).ok()),
+        }
+        .ok_or("a descriptor table cannot be read")
     }
 
     fn collect(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), &'static str> {
@@ -191,7 +258,7 @@ impl VirtQueue {
         if segment.len == 0 {
             return Err("a descriptor has length 0");
         }
-        if !self.memory.check_range(segment.addr, segment.len as usize) {
+        if !self.in_memory(segment) {
             return Err("a descriptor lies outside of memory");
         }
         if descriptor.is_write_only() {
@@ -203,6 +270,15 @@ impl VirtQueue {
             return Err("a device-readable descriptor follows a device-writable one");
         }
         Ok(())
+    }
+
+    fn in_memory(&self, segment: Segment) -> bool {
+        let Some(region) = self.memory.find_region(segment.addr) else {
+            return false;
+        };
+        let rest = region.last_addr().0 - segment.addr.0;
+        u64::from(segment.len - 1) <= rest
+            || self.memory.check_range(segment.addr, segment.len as usize)
     }
 
     /// Returns the buffer with this head, `written` bytes of which (counted from its first writable byte) were
@@ -295,10 +371,20 @@ impl VirtQueue {
     /// Appends the host memory behind `segments` to `out`, for system calls that take an I/O vector. The pointers
     /// are good as long as [`Self::memory`] or a clone of it lives.
     pub fn iovecs(&self, segments: &[Segment], out: &mut Vec<libc::iovec>) {
-        out.extend(self.slices(segments).map(|slice| libc::iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-            iov_len: slice.len(),
-        }));
+        let mut append = |slice: VolatileSlice<'_>| {
+            out.push(libc::iovec {
+                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                iov_len: slice.len(),
+            });
+        };
+        for segment in segments {
+            match self.memory.get_slice(segment.addr, segment.len as usize) {
+                Ok(slice) => append(slice),
+                Err(_) => self
+                    .slices(std::slice::from_ref(segment))
+                    .for_each(&mut append),
+            }
+        }
     }
 
     /// Copies from `segments`, starting `offset` bytes into them, to `buf`. Returns how much there was.
@@ -355,3 +441,6 @@ impl VirtQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

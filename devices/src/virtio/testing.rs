@@ -41,9 +41,11 @@ use super::{Device, Segment};
 use crate::Memory;
 use crate::bus::BusDevice as _;
 
+mod echo;
 mod hooks;
 mod requests;
 
+pub use echo::{Echo, Probe};
 pub use hooks::{Doorbell, TestLine, TestRegistry};
 
 /// How long a threaded device may take before the test fails.

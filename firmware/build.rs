@@ -10,7 +10,10 @@ fn main() -> ExitCode {
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("cargo::error={}", error.to_string().replace('\n', "\ncargo::error="));
+            println!(
+                "cargo::error={}",
+                error.to_string().replace('\n', "\ncargo::error=")
+            );
             ExitCode::FAILURE
         }
     }
@@ -21,6 +24,8 @@ fn build() -> Result<(), Box<dyn Error>> {
     // The specification of what PID 1 does is shared between it and this crate.
     println!("cargo::rerun-if-changed=src/init/spec.rs");
     build_freestanding("init", "init/main.rs", None, &[])?;
+    let small = ["-C", "opt-level=z"];
+    build_freestanding("guest", "guest/main.rs", Some("guest/link.ld"), &small)?;
     Ok(())
 }
 

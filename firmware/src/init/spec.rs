@@ -114,7 +114,9 @@ impl core::fmt::Display for SpecError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Magic => f.write_str("Not a vsc run specification"),
-            Self::Version(version) => write!(f, "Run specification of version {version}, not {VERSION}"),
+            Self::Version(version) => {
+                write!(f, "Run specification of version {version}, not {VERSION}")
+            }
             Self::Length => f.write_str("Run specification of the wrong length"),
             Self::Limit => write!(f, "Run specification of more than {LIMIT} bytes"),
             Self::Value(value) => write!(f, "Run specification with the unknown value {value}"),

@@ -1,0 +1,139 @@
+//! The parts of an ELF file that say what it needs (System V gABI, chapters 4 and 5). Nothing in it is trusted.
+
+use std::path::Path;
+
+use crate::initrd::ImageError;
+
+const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const DT_NEEDED: u64 = 1;
+const DT_STRTAB: u64 = 5;
+const DT_STRSZ: u64 = 10;
+const DT_SONAME: u64 = 14;
+const DT_RPATH: u64 = 15;
+const DT_RUNPATH: u64 = 29;
+
+/// What an ELF file says about itself.
+#[derive(Debug, Default)]
+pub(super) struct Elf {
+    pub(super) interpreter: Option<String>,
+    pub(super) soname: Option<String>,
+    pub(super) needed: Vec<String>,
+    pub(super) rpath: Vec<String>,
+    pub(super) runpath: Option<Vec<String>>,
+}
+
+pub(super) fn is_for_this_machine(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF")
+        && bytes.get(4) == Some(&ELFCLASS64)
+        && bytes.get(5) == Some(&ELFDATA2LSB)
+        && u16_at(bytes, 18) == Some(EM_X86_64)
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// A 64-bit number of the file as an offset into it.
+pub(crate) fn offset_at(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u64_at(bytes, at)?).ok()
+}
+
+pub(crate) fn range(bytes: &[u8], start: usize, length: usize) -> Option<&[u8]> {
+    bytes.get(start..start.checked_add(length)?)
+}
+
+struct Segment {
+    kind: u32,
+    offset: usize,
+    address: u64,
+    size: usize,
+}
+
+impl Elf {
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ImageError> {
+        if !is_for_this_machine(bytes) {
+            return Err(ImageError::OtherMachine { path: path.to_path_buf() });
+        }
+        parse(bytes).map_err(|reason| ImageError::BrokenElf { path: path.to_path_buf(), reason })
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Elf, &'static str> {
+    let segments = segments(bytes).ok_or("its program headers are not in it")?;
+    let content = |segment: &Segment| range(bytes, segment.offset, segment.size);
+    let mut elf = Elf::default();
+    if let Some(segment) = segments.iter().find(|segment| segment.kind == PT_INTERP) {
+        let text = content(segment).ok_or("its interpreter's name is not in it")?;
+        elf.interpreter = Some(string(text, 0).ok_or("its interpreter's name is no text")?);
+    }
+    let Some(dynamic) = segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else {
+        return Ok(elf);
+    };
+    let dynamic = content(dynamic).ok_or("its dynamic section is not in it")?;
+    let entries: Vec<(u64, u64)> = dynamic
+        .chunks_exact(16)
+        .filter_map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?)))
+        .take_while(|&(tag, _)| tag != 0)
+        .collect();
+    let value = |tag| entries.iter().find(|entry| entry.0 == tag).map(|entry| entry.1);
+    let Some(address) = value(DT_STRTAB) else { return Ok(elf) };
+    let size = value(DT_STRSZ).and_then(|size| usize::try_from(size).ok()).ok_or("its string table has no size")?;
+    let strings = segments
+        .iter()
+        .filter(|segment| segment.kind == PT_LOAD)
+        .find_map(|segment| {
+            let within = usize::try_from(address.checked_sub(segment.address)?).ok()?;
+            (within < segment.size).then(|| range(bytes, segment.offset.checked_add(within)?, size))?
+        })
+        .ok_or("its string table is not in it")?;
+    for &(tag, at) in &entries {
+        if !matches!(tag, DT_NEEDED | DT_SONAME | DT_RPATH | DT_RUNPATH) {
+            continue;
+        }
+        let text = usize::try_from(at)
+            .ok()
+            .and_then(|at| string(strings, at))
+            .ok_or("a name of its dynamic section is no text")?;
+        let list = || text.split(':').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        match tag {
+            DT_NEEDED => elf.needed.push(text),
+            DT_SONAME => elf.soname = Some(text),
+            DT_RPATH => elf.rpath = list(),
+            _ => elf.runpath = Some(list()),
+        }
+    }
+    Ok(elf)
+}
+
+fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
+    let (start, size, count) = (offset_at(bytes, 32)?, u16_at(bytes, 54)?, u16_at(bytes, 56)?);
+    (0..usize::from(count))
+        .map(|index| {
+            let header = range(bytes, start.checked_add(index.checked_mul(usize::from(size))?)?, 56)?;
+            Some(Segment {
+                kind: u32_at(header, 0)?,
+                offset: offset_at(header, 8)?,
+                address: u64_at(header, 16)?,
+                size: offset_at(header, 32)?,
+            })
+        })
+        .collect()
+}
+
+fn string(table: &[u8], at: usize) -> Option<String> {
+    let text = table.get(at..)?.split(|&byte| byte == 0).next()?;
+    String::from_utf8(text.to_vec()).ok()
+}

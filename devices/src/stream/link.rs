@@ -81,12 +81,17 @@ impl Link {
         self.output.as_ref()
     }
 
-    /// The input has ended for good: it was there and no client can bring more.
-    pub(crate) fn input_ended(&self) -> bool {
-        self.input.is_none() && self.listener.is_none() && self.spill.is_empty()
+    /// An event will come when there is input.
+    pub(crate) fn awaits_input(&self) -> bool {
+        matches!(self.input_state, State::Watched(_))
     }
 
-    /// Whether somebody is, or may be any time, at the other end.
+    /// Whether a client is connected to the listener.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Whether the other end is whoever connects.
     pub(crate) fn has_listener(&self) -> bool {
         self.listener.is_some()
     }

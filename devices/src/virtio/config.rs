@@ -3,14 +3,17 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+/// Told of each byte the driver wrote where it may: its offset and value. Called on a vCPU thread.
+pub type WriteHook = Box<dyn Fn(usize, u8) + Send + Sync>;
+
 /// Bytes of the configuration space, their generation, and which of them the driver may write.
 ///
 /// Each byte is atomic; a reader that needs several bytes to agree re-reads the generation, as VIRTIO 2.5.1 says.
-#[derive(Debug)]
 pub struct ConfigSpace {
     bytes: Box<[AtomicU8]>,
     generation: AtomicU32,
     writable: Range<usize>,
+    hook: Option<WriteHook>,
 }
 
 impl ConfigSpace {
@@ -20,7 +23,14 @@ impl ConfigSpace {
             bytes: bytes.iter().map(|&b| AtomicU8::new(b)).collect(),
             generation: AtomicU32::new(0),
             writable,
+            hook: None,
         }
+    }
+
+    /// The same, with `hook` called after each write.
+    pub fn with_hook(mut self, hook: WriteHook) -> Self {
+        self.hook = Some(hook);
+        self
     }
 
     /// Driver read: bytes past the end read as 0.
@@ -37,6 +47,9 @@ impl ConfigSpace {
                 && self.writable.contains(&at)
             {
                 cell.store(byte, Ordering::Release);
+                if let Some(hook) = &self.hook {
+                    hook(at, byte);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::Memory;
 
 pub mod blk;
 pub mod config;
+pub mod console;
 pub mod queue;
 pub mod rng;
 pub mod stats;

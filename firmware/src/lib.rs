@@ -5,7 +5,9 @@
 pub mod acpi;
 pub mod boot;
 pub mod cmdline;
+pub mod guest;
 pub mod init;
+pub mod initrd;
 pub mod kernel;
 pub mod layout;
 

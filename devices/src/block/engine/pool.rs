@@ -110,10 +110,8 @@ impl Pool {
     }
 
     pub(super) fn reap(&mut self, out: &mut Vec<Outcome>) {
-        if self.in_flight == 0 {
-            return;
-        }
-        // First the signal, then the outcomes: one that comes in between is announced again.
+        // First the signal, then the outcomes: one that comes in between is announced again. A signal may also come
+        // late, when its outcome was taken before.
         let _ = self.shared.ready.read();
         let mut state = self.shared.lock();
         self.in_flight = self.in_flight.saturating_sub(state.done.len());

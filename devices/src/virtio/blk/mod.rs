@@ -248,7 +248,9 @@ impl Blk {
                 break;
             }
         }
-        self.collect(watch);
+        if self.work.in_flight > 0 {
+            self.collect(watch);
+        }
         if !self.waiting.is_empty() {
             self.again(watch);
         }
@@ -257,21 +259,19 @@ impl Blk {
     /// Takes what the disk has finished, and sees to it that the rest will be heard of.
     fn collect(&mut self, watch: &mut dyn Watch) {
         let work = &mut self.work;
-        if work.in_flight > 0 {
-            let mut done = std::mem::take(&mut work.done);
-            work.disk.reap(&mut done);
-            for Completion { tag, result } in done.drain(..) {
-                let queue = work.slots.get(tag as usize).map(|slot| usize::from(slot.queue));
-                if let Some(Some(queue)) = queue.and_then(|q| self.queues.get_mut(q)) {
-                    work.ended(queue, tag, result);
-                }
+        let mut done = std::mem::take(&mut work.done);
+        work.disk.reap(&mut done);
+        for Completion { tag, result } in done.drain(..) {
+            let queue = work.slots.get(tag as usize).map(|slot| usize::from(slot.queue));
+            if let Some(Some(queue)) = queue.and_then(|q| self.queues.get_mut(q)) {
+                work.ended(queue, tag, result);
             }
-            work.done = done;
-            // Short transfers and further ranges were begun anew.
-            work.disk.submit();
-            for queue in self.queues.iter_mut().flatten() {
-                queue.notify();
-            }
+        }
+        work.done = done;
+        // Short transfers and further ranges were begun anew.
+        work.disk.submit();
+        for queue in self.queues.iter_mut().flatten() {
+            queue.notify();
         }
         if !self.watched
             && let Some(fd) = self.work.disk.ready_fd()

@@ -32,7 +32,7 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_mmio as regs;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes as _, GuestAddress};
 
 use super::stats::CounterSnapshot;
 use super::transport::{MmioTransport, Trigger, Wiring};
@@ -350,6 +350,12 @@ impl Driver {
             free: (0..size).rev().collect(),
             ..Ring::default()
         };
+        // VIRTIO 4.2.3.2 step 4: an earlier driver may have used this memory.
+        let len = (ring.used + 6 + 8 * n - ring.descriptors) as usize;
+        let start = GuestAddress(ring.descriptors);
+        self.memory
+            .write_slice(&vec![0; len], start)
+            .expect("memory for a queue");
         self.declare_queue(
             index,
             size.into(),

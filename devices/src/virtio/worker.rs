@@ -278,6 +278,9 @@ fn io_error(error: LoopError) -> io::Error {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 #[cfg(any(test, feature = "testing"))]
 pub use test_loops::{InlineLoop, ThreadLoop};
 

@@ -1,0 +1,345 @@
+//! Our PID 1 under a real Linux, booted by QEMU without KVM, so that it is tested without our monitor: the protocol of
+//! `vsc.ctl`, the standard streams, the console, images built by this crate.
+//!
+//! Needs qemu-system-x86_64, and a kernel: `$VSC_TEST_KERNEL`, else `../shared/kernels/bzImage-min`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio as Process};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use vsc_firmware::init::spec::Spec;
+use vsc_firmware::init::Stdio;
+use vsc_firmware::initrd::newc::concatenate;
+use vsc_firmware::initrd::{Overlay, RunRequest, TinyImage, overlay_segment, run_initrd};
+
+fn kernel() -> PathBuf {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/kernels/bzImage-min");
+    std::env::var_os("VSC_TEST_KERNEL").map_or(shared, PathBuf::from)
+}
+
+fn path() -> OsString {
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()
+}
+
+/// A directory of this test alone, gone at its end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vsc-initrd-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn qemu(place: &Place, initrd: &[u8], cmdline: &str) -> Command {
+    let file = place.0.join("initrd");
+    fs::write(&file, initrd).unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "120", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512"]);
+    command.args(["-display", "none", "-no-reboot", "-monitor", "none", "-serial", "stdio", "-kernel"]).arg(kernel());
+    command.arg("-initrd").arg(file).args(["-append", &format!("console=ttyS0 quiet panic=-1 {cmdline}")]);
+    command.stdin(Process::piped()).stdout(Process::piped());
+    command
+}
+
+/// A guest with the four ports.
+struct Guest {
+    qemu: Child,
+    control: BufReader<UnixStream>,
+    stdin: UnixStream,
+    stdout: thread::JoinHandle<Vec<u8>>,
+    stderr: thread::JoinHandle<Vec<u8>>,
+    _place: Place,
+}
+
+impl Guest {
+    fn boot(initrd: &[u8], cmdline: &str) -> Self {
+        let place = Place::new();
+        let mut command = qemu(&place, initrd, cmdline);
+        command.args(["-device", "virtio-serial-pci"]);
+        let listeners = ["ctl", "stdin", "stdout", "stderr"].map(|name| {
+            let socket = place.0.join(name);
+            let listener = UnixListener::bind(&socket).unwrap();
+            command.args(["-chardev", &format!("socket,id={name},path={}", socket.display())]);
+            command.args(["-device", &format!("virtserialport,chardev={name},name=vsc.{name}")]);
+            listener
+        });
+        let qemu = command.stdin(Process::null()).stdout(Process::null()).spawn().unwrap();
+        let [control, stdin, stdout, stderr] = listeners.map(|listener| listener.accept().unwrap().0);
+        let drain = |mut stream: UnixStream| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                bytes
+            })
+        };
+        Self {
+            qemu,
+            control: BufReader::new(control),
+            stdin,
+            stdout: drain(stdout),
+            stderr: drain(stderr),
+            _place: place,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.control.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn expect_start(&mut self) {
+        assert_eq!(self.line(), "ready");
+        let started = self.line();
+        assert!(started.strip_prefix("started ").is_some_and(|pid| pid.parse::<u32>().is_ok()), "{started}");
+    }
+
+    fn say(&mut self, line: &str) {
+        self.control.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The status line, and what the streams brought until the machine was off.
+    fn end(mut self) -> (String, Vec<u8>, Vec<u8>) {
+        let status = self.line();
+        assert!(self.qemu.wait().unwrap().success());
+        (status, self.stdout.join().unwrap(), self.stderr.join().unwrap())
+    }
+}
+
+fn spec(argv: &[&str]) -> Spec {
+    Spec {
+        argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        stdio: Stdio::Pipes,
+        channel: true,
+        ..Spec::default()
+    }
+}
+
+/// An initrd with busybox, and our init to run a command of it.
+fn with_busybox(spec: Spec) -> Vec<u8> {
+    let tiny = TinyImage { search: path(), ..TinyImage::default() }.build().unwrap();
+    let overlay = overlay_segment(&Overlay { spec, ..Overlay::default() }).unwrap();
+    concatenate([tiny.bytes.as_slice(), overlay.as_slice()])
+}
+
+fn shell(script: &str) -> Guest {
+    Guest::boot(&with_busybox(spec(&["sh", "-c", script])), "rdinit=/vsc/init")
+}
+
+#[test]
+fn a_command_of_this_host_runs_without_busybox() {
+    let request = RunRequest { spec: spec(&["uname", "-s"]), search: path(), ..RunRequest::default() };
+    let mut guest = Guest::boot(&run_initrd(&request).unwrap(), "");
+    guest.expect_start();
+    assert_eq!(guest.end(), ("exit 0".into(), b"Linux\n".to_vec(), Vec::new()));
+}
+
+#[test]
+fn streams_environment_and_status_arrive_apart() {
+    let mut asked = spec(&["sh", "-c", "echo $A $PWD $#; echo err >/dev/stderr; exit 42", "x", "one", "two words"]);
+    asked.env = vec![b"A=b c".to_vec()];
+    asked.cwd = b"/tmp".to_vec();
+    let mut guest = Guest::boot(&with_busybox(asked), "rdinit=/vsc/init");
+    guest.expect_start();
+    assert_eq!(guest.end(), ("exit 42".into(), b"b c /tmp 2\n".to_vec(), b"err\n".to_vec()));
+}
+
+#[test]
+fn the_specification_is_gone_and_kernel_file_systems_are_there() {
+    let mut guest = shell(
+        "ls -A /vsc; for m in /dev /proc /sys /dev/pts; do grep -q \" $m \" /proc/mounts || echo no $m; done; \
+         cat /proc/1/comm; readlink /dev/fd; ip link show lo | grep -o 'UP'; cat /proc/self/stat | cut -d' ' -f6",
+    );
+    guest.expect_start();
+    let (status, output, error) = guest.end();
+    let text = String::from_utf8_lossy(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((status.as_str(), String::from_utf8_lossy(&error).as_ref()), ("exit 0", ""));
+    assert_eq!(lines[..4], ["init", "init", "/proc/self/fd", "UP"], "{text}");
+}
+
+#[test]
+fn a_hundred_megabytes_come_back_intact_before_the_status() {
+    const SIZE: usize = 100 << 20;
+    let mut guest = shell("cat");
+    guest.expect_start();
+    let mut stdin = guest.stdin.try_clone().unwrap();
+    // A sequence that repeats nowhere near a multiple of any buffer.
+    let data: Vec<u8> = (0..SIZE as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
+    let sent = data.clone();
+    let writer = thread::spawn(move || {
+        stdin.write_all(&sent).unwrap();
+        stdin.shutdown(Shutdown::Both).unwrap();
+    });
+    let (status, output, error) = guest.end();
+    writer.join().unwrap();
+    assert_eq!(status, "exit 0");
+    assert!(error.is_empty());
+    assert_eq!(output.len(), data.len());
+    assert!(output == data, "the content differs");
+}
+
+#[test]
+fn the_last_bytes_come_before_the_status_even_from_what_was_left_running() {
+    let mut guest = shell("(sleep 1000; echo late) & head -c 3000000 /dev/zero; echo end >&2");
+    guest.expect_start();
+    let (status, output, error) = guest.end();
+    assert_eq!((status.as_str(), output.len(), error.as_slice()), ("exit 0", 3_000_000, b"end\n".as_slice()));
+}
+
+#[test]
+fn an_output_that_the_host_closed_breaks_the_pipe() {
+    let place = Place::new();
+    let mut command = qemu(&place, &with_busybox(spec(&["yes"])), "rdinit=/vsc/init");
+    command.args(["-device", "virtio-serial-pci"]);
+    let [control, stdout] = ["ctl", "stdout"].map(|name| {
+        let socket = place.0.join(name);
+        let listener = UnixListener::bind(&socket).unwrap();
+        command.args(["-chardev", &format!("socket,id={name},path={}", socket.display())]);
+        command.args(["-device", &format!("virtserialport,chardev={name},name=vsc.{name}")]);
+        listener
+    });
+    for name in ["stdin", "stderr"] {
+        command.args(["-chardev", &format!("null,id={name}")]);
+        command.args(["-device", &format!("virtserialport,chardev={name},name=vsc.{name}")]);
+    }
+    let mut qemu = command.stdin(Process::null()).stdout(Process::null()).spawn().unwrap();
+    let mut lines = BufReader::new(control.accept().unwrap().0).lines();
+    let mut stdout = stdout.accept().unwrap().0;
+    let mut start = [0; 6];
+    stdout.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"y\ny\ny\n");
+    drop(stdout);
+    let last = lines.by_ref().map(Result::unwrap).find(|line| !line.starts_with("ready") && !line.starts_with("started"));
+    assert_eq!(last.as_deref(), Some("signal 13"));
+    assert!(qemu.wait().unwrap().success());
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let mut guest = shell("trap 'echo got; exit 7' USR1; echo up; while :; do sleep 0.1; done");
+    guest.expect_start();
+    guest.say("nonsense");
+    guest.say("signal 10");
+    // Before the trap was set, the signal is deadly: either way, it arrived.
+    let (status, ..) = guest.end();
+    assert!(status == "exit 7" || status == "signal 10", "{status}");
+
+    let mut guest = shell("sleep 1000");
+    guest.expect_start();
+    guest.say("signal 9");
+    assert_eq!(guest.end().0, "signal 9");
+}
+
+#[test]
+fn power_off_asks_and_then_insists() {
+    let mut guest = shell("sleep 1000");
+    guest.expect_start();
+    guest.say("poweroff");
+    assert!(["signal 15", "signal 1"].contains(&guest.end().0.as_str()));
+
+    let mut guest = shell("trap '' TERM HUP; echo deaf; while :; do sleep 1; done");
+    guest.expect_start();
+    guest.say("poweroff");
+    guest.say("poweroff");
+    assert!(guest.end().0.starts_with("signal "));
+}
+
+#[test]
+fn the_guests_own_poweroff_ends_it_in_peace() {
+    let mut guest = shell("poweroff; sleep 1000");
+    guest.expect_start();
+    assert_eq!(guest.end().0, "exit 0");
+}
+
+#[test]
+fn what_cannot_be_executed_is_named() {
+    for (argv, expected) in [
+        (&["/no/such/file"][..], "noexec 2 /no/such/file"),
+        (&["no-such-command"], "noexec 2 no-such-command"),
+        (&["/etc/passwd"], "noexec 13 /etc/passwd"),
+        (&["/etc"], "noexec 13 /etc"),
+    ] {
+        let mut guest = Guest::boot(&with_busybox(spec(argv)), "rdinit=/vsc/init");
+        assert_eq!(guest.line(), "ready");
+        assert_eq!(guest.end().0, expected);
+    }
+}
+
+#[test]
+fn missing_things_are_errors_but_no_end() {
+    let mut asked = spec(&["echo", "still here"]);
+    asked.modules.push(vsc_firmware::init::spec::Module { path: b"/no.ko".to_vec(), options: Vec::new() });
+    asked.root = Some(vsc_firmware::init::spec::Root { device: b"/dev/vdz".to_vec(), ..Default::default() });
+    asked.wait_ms = 300;
+    let mut guest = Guest::boot(&with_busybox(asked), "rdinit=/vsc/init");
+    assert_eq!(guest.line(), "ready");
+    // The overlay's list of modules is what the kernel's tree gives; without one, what was asked stays.
+    assert_eq!(guest.line(), "error Cannot insert module /no.ko: No such file or directory (ENOENT)");
+    assert_eq!(guest.line(), "error There is no root device /dev/vdz");
+    assert!(guest.line().starts_with("started "));
+    assert_eq!(guest.end(), ("exit 0".into(), b"still here\n".to_vec(), Vec::new()));
+}
+
+/// What the serial console shows of an image that was booted without any port.
+fn console(image: &TinyImage, input: &str) -> String {
+    let place = Place::new();
+    let initrd = image.build().unwrap().bytes;
+    let mut qemu = qemu(&place, &initrd, "").spawn().unwrap();
+    let mut stdin = qemu.stdin.take().unwrap();
+    let mut stdout = qemu.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    if !input.is_empty() {
+        // Typed once the prompt is there, as a user would.
+        while !seen.ends_with(b"# ") && stdout.read(&mut byte).unwrap() > 0 {
+            seen.push(byte[0]);
+        }
+        stdin.write_all(input.as_bytes()).unwrap();
+    }
+    stdout.read_to_end(&mut seen).unwrap();
+    assert!(qemu.wait().unwrap().success());
+    String::from_utf8_lossy(&seen).replace('\r', "")
+}
+
+#[test]
+fn an_image_without_ports_runs_its_command_on_the_console() {
+    let image = TinyImage {
+        run: Some("echo hello; head -c 20000 /dev/zero | tr '\\0' x; echo; echo last".into()),
+        search: path(),
+        compression: vsc_firmware::initrd::Compression::Gzip,
+        ..TinyImage::default()
+    };
+    let text = console(&image, "");
+    let text = &text[text.find("hello").unwrap()..];
+    assert!(text.contains(&"x".repeat(20000)), "{} bytes", text.len());
+    // The kernel's own farewell (2.7) comes right after the last line.
+    let end = &text[text.find("last").unwrap()..];
+    assert!(end.starts_with("last\n") && end.contains("reboot: Power down"), "{end}");
+}
+
+#[test]
+fn a_shell_has_job_control_and_ends_with_control_d() {
+    let image = TinyImage { search: path(), ..TinyImage::default() };
+    let text = console(&image, "uname; tty; sleep 100\n\x03echo status $?\n\x04");
+    for expected in ["Linux\n", "/dev/ttyS0\n", "status 130\n", "reboot: Power down"] {
+        assert!(text.contains(expected), "no {expected:?} in {text}");
+    }
+    assert!(!text.contains("job control"), "{text}");
+}

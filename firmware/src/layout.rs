@@ -88,9 +88,13 @@ const _: () = assert!(
     ]),
     "low-memory boot structures overlap"
 );
-const _: () = assert!(PML4 % 0x1000 == 0 && PDPT % 0x1000 == 0 && PAGE_DIRECTORIES % 0x1000 == 0);
 const _: () = assert!(
-    RSDP % 16 == 0,
+    PML4.is_multiple_of(0x1000)
+        && PDPT.is_multiple_of(0x1000)
+        && PAGE_DIRECTORIES.is_multiple_of(0x1000)
+);
+const _: () = assert!(
+    RSDP.is_multiple_of(16),
     "the RSDP is looked for on 16-byte boundaries"
 );
-const _: () = assert!(STACK_TOP % 16 == 0);
+const _: () = assert!(STACK_TOP.is_multiple_of(16));

@@ -182,6 +182,10 @@ pub(super) fn zero(memory: &Memory, address: u64, len: u64) -> Result<(), Kernel
 ///
 /// Loading happens before any vCPU or device of this guest runs, so nothing else writes there; should another process
 /// that shares the memory do so nevertheless, decoders still stay inside their bounds: they trust none of their output.
+#[expect(
+    clippy::mut_from_ref,
+    reason = "guest memory is a mapping, not a part of `Memory`; see above"
+)]
 fn arena(memory: &Memory, address: u64, len: u64) -> Result<&mut [u8], KernelError> {
     let unreachable = || KernelError::Memory { address, len };
     let count = usize::try_from(len).map_err(|_| unreachable())?;

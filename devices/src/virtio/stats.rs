@@ -1,5 +1,7 @@
 //! What each virtio device counts, readable while it runs.
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,8 @@
 //!
 //! [`VirtQueue::rearm`]: super::VirtQueue::rearm
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};

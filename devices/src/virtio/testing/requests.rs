@@ -180,6 +180,13 @@ impl Driver {
         &self.rings[usize::from(queue)]
     }
 
+    /// Whether [`Driver::setup_queue`] laid out this queue since the last reset.
+    pub fn has_ring(&self, queue: u16) -> bool {
+        self.rings
+            .get(usize::from(queue))
+            .is_some_and(|ring| ring.size > 0)
+    }
+
     fn ring_mut(&mut self, queue: u16) -> &mut Ring {
         &mut self.rings[usize::from(queue)]
     }

@@ -1,5 +1,7 @@
 //! Virtio over MMIO, version 2 (VIRTIO 4.2).
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

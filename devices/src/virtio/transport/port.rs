@@ -1,6 +1,8 @@
 //! What all virtio transports have in common: status, features, queue set-up, activation and reset (VIRTIO 2.1, 2.2,
 //! 3.1). A transport decodes registers and calls this; it adds how the driver is interrupted ([`Signal`]).
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

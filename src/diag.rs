@@ -33,11 +33,19 @@ pub struct Span {
 
 impl Span {
     /// No place: a default, or something the program itself decided.
-    pub const NONE: Span = Span { source: u16::MAX, start: 0, end: 0 };
+    pub const NONE: Span = Span {
+        source: u16::MAX,
+        start: 0,
+        end: 0,
+    };
 
     pub(crate) fn new(source: u16, start: usize, end: usize) -> Self {
         let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Span { source, start: clip(start), end: clip(end.max(start)) }
+        Span {
+            source,
+            start: clip(start),
+            end: clip(end.max(start)),
+        }
     }
 
     /// Whether this names a place at all.
@@ -50,7 +58,11 @@ impl Span {
         if self.is_none() {
             return self;
         }
-        let at = |n: usize| (self.start as usize).saturating_add(n).min(self.end as usize);
+        let at = |n: usize| {
+            (self.start as usize)
+                .saturating_add(n)
+                .min(self.end as usize)
+        };
         Span::new(self.source, at(from), at(to))
     }
 
@@ -126,7 +138,11 @@ impl Sources {
     fn add(&mut self, kind: SourceKind, name: &str, text: Arc<str>) -> u16 {
         let id = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
         if id != u16::MAX {
-            self.0.push(Source { kind, name: name.to_owned(), text });
+            self.0.push(Source {
+                kind,
+                name: name.to_owned(),
+                text,
+            });
         }
         id
     }
@@ -137,10 +153,16 @@ impl Sources {
             return Origin::Default;
         };
         match source.kind {
-            SourceKind::Flag => Origin::Flag { text: source.text.to_string() },
+            SourceKind::Flag => Origin::Flag {
+                text: source.text.to_string(),
+            },
             SourceKind::File => {
                 let (line, column, _, _) = locate(&source.text, span.start as usize);
-                Origin::File { file: source.name.clone(), line, column }
+                Origin::File {
+                    file: source.name.clone(),
+                    line,
+                    column,
+                }
             }
         }
     }
@@ -151,8 +173,16 @@ impl Sources {
         let length = span.len().min(text.len().saturating_sub(start));
         let flag = source.kind == SourceKind::Flag;
         Some(Place {
-            file: if flag { None } else { Some(source.name.clone()) },
-            flag: if flag { Some(source.text.to_string()) } else { None },
+            file: if flag {
+                None
+            } else {
+                Some(source.name.clone())
+            },
+            flag: if flag {
+                Some(source.text.to_string())
+            } else {
+                None
+            },
             line,
             column,
             text: clip_around(text, start, length),
@@ -227,7 +257,16 @@ impl Diagnostic {
 
     fn new(code: &'static str, severity: Severity, span: Span, message: String) -> Self {
         let (label, also, why, help) = (String::new(), Vec::new(), None, None);
-        Diagnostic { code, severity, message, span, label, also, why, help }
+        Diagnostic {
+            code,
+            severity,
+            message,
+            span,
+            label,
+            also,
+            why,
+            help,
+        }
     }
 
     /// Adds what stands under the caret.
@@ -293,7 +332,11 @@ impl Diagnostics {
                 severity: d.severity,
                 message: d.message.clone(),
                 place: self.sources.place(d.span, &d.label),
-                also: d.also.iter().filter_map(|(s, label)| self.sources.place(*s, label)).collect(),
+                also: d
+                    .also
+                    .iter()
+                    .filter_map(|(s, label)| self.sources.place(*s, label))
+                    .collect(),
                 why: d.why.clone(),
                 help: d.help.clone(),
             })
@@ -392,8 +435,15 @@ fn clip_around(line: &str, start: usize, length: usize) -> Excerpt {
     let marked = head(marked, EXCERPT * 2 / 3);
     let left = EXCERPT.saturating_sub(columns(&marked));
     let before = tail(before, left * 2 / 3);
-    let after = head(after, EXCERPT.saturating_sub(columns(&marked) + columns(&before)));
-    Excerpt { before, marked, after }
+    let after = head(
+        after,
+        EXCERPT.saturating_sub(columns(&marked) + columns(&before)),
+    );
+    Excerpt {
+        before,
+        marked,
+        after,
+    }
 }
 
 /// As much of the start of `text`, escaped, as `room` columns take.
@@ -430,7 +480,10 @@ fn tail(text: &str, room: usize) -> String {
     if from > 0 {
         out.push('…');
     }
-    text.get(from..).unwrap_or_default().chars().for_each(|c| push_shown(&mut out, c));
+    text.get(from..)
+        .unwrap_or_default()
+        .chars()
+        .for_each(|c| push_shown(&mut out, c));
     out
 }
 
@@ -438,7 +491,10 @@ fn tail(text: &str, room: usize) -> String {
 fn push_shown(out: &mut String, c: char) {
     match c {
         '\t' => out.push_str("    "),
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
+        '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => {
             let _ = write!(out, "{}", c.escape_unicode());
         }
         c if c.is_control() => {
@@ -484,38 +540,83 @@ fn render_one(out: &mut String, d: &Diagnostic, sources: &Sources, color: bool) 
         Severity::Error => ("error", "\x1b[1;31m"),
         Severity::Warning => ("warning", "\x1b[1;33m"),
     };
-    let (tint, bold, blue, off) =
-        if color { (tint, "\x1b[1m", "\x1b[1;34m", "\x1b[0m") } else { ("", "", "", "") };
-    let _ = writeln!(out, "{tint}{word}[{}]{off}{bold}: {}{off}", d.code, shown(&d.message));
+    let (tint, bold, blue, off) = if color {
+        (tint, "\x1b[1m", "\x1b[1;34m", "\x1b[0m")
+    } else {
+        ("", "", "", "")
+    };
+    let _ = writeln!(
+        out,
+        "{tint}{word}[{}]{off}{bold}: {}{off}",
+        d.code,
+        shown(&d.message)
+    );
     let main = sources.place(d.span, &d.label);
-    let others = d.also.iter().filter_map(|(span, label)| sources.place(*span, label));
-    let places: Vec<(Place, bool)> = main.map(|p| (p, true)).into_iter().chain(others.map(|p| (p, false))).collect();
-    let gutter = places.iter().map(|(p, _)| p.line.to_string().len()).max().unwrap_or(1);
+    let others = d
+        .also
+        .iter()
+        .filter_map(|(span, label)| sources.place(*span, label));
+    let places: Vec<(Place, bool)> = main
+        .map(|p| (p, true))
+        .into_iter()
+        .chain(others.map(|p| (p, false)))
+        .collect();
+    let gutter = places
+        .iter()
+        .map(|(p, _)| p.line.to_string().len())
+        .max()
+        .unwrap_or(1);
     for (place, primary) in &places {
         let arrow = if *primary { "-->" } else { ":::" };
         match (&place.file, &place.flag) {
             (Some(file), _) => {
-                let _ =
-                    writeln!(out, "{:gutter$}{blue}{arrow}{off} {}:{}:{}", "", shown(file), place.line, place.column);
+                let _ = writeln!(
+                    out,
+                    "{:gutter$}{blue}{arrow}{off} {}:{}:{}",
+                    "",
+                    shown(file),
+                    place.line,
+                    place.column
+                );
             }
             _ => {
                 let _ = writeln!(out, "{:gutter$}{blue}{arrow}{off} command line", "");
             }
         }
-        let Excerpt { before, marked, after } = &place.text;
-        let number = if place.file.is_some() { place.line.to_string() } else { String::new() };
+        let Excerpt {
+            before,
+            marked,
+            after,
+        } = &place.text;
+        let number = if place.file.is_some() {
+            place.line.to_string()
+        } else {
+            String::new()
+        };
         let _ = writeln!(out, "{blue}{:gutter$} |{off}", "");
-        let _ = writeln!(out, "{blue}{number:>gutter$} |{off} {before}{marked}{after}");
+        let _ = writeln!(
+            out,
+            "{blue}{number:>gutter$} |{off} {before}{marked}{after}"
+        );
         let (sign, paint) = if *primary { ("^", tint) } else { ("-", blue) };
         let marks = sign.repeat(columns(marked).max(1));
         let label = shown(&place.label);
         let gap = if label.is_empty() { "" } else { " " };
         let indent = columns(before);
-        let _ = writeln!(out, "{blue}{:gutter$} |{off} {:indent$}{paint}{marks}{gap}{label}{off}", "", "");
+        let _ = writeln!(
+            out,
+            "{blue}{:gutter$} |{off} {:indent$}{paint}{marks}{gap}{label}{off}",
+            "", ""
+        );
     }
     for (name, text) in [("why", &d.why), ("help", &d.help)] {
         if let Some(text) = text {
-            let _ = writeln!(out, "{:gutter$} {blue}={off} {bold}{name}{off}: {}", "", shown(text));
+            let _ = writeln!(
+                out,
+                "{:gutter$} {blue}={off} {bold}{name}{off}: {}",
+                "",
+                shown(text)
+            );
         }
     }
 }
@@ -528,7 +629,9 @@ mod tests {
     fn one(text: &str, from: usize, to: usize) -> Diagnostics {
         let mut sources = Sources::default();
         let id = sources.add_file("a.yaml", text.into());
-        let d = Diagnostic::error("E-TEST", Span::new(id, from, to), "Wrong").label("here").help("Mend it");
+        let d = Diagnostic::error("E-TEST", Span::new(id, from, to), "Wrong")
+            .label("here")
+            .help("Mend it");
         Diagnostics::new(vec![d], Arc::new(sources))
     }
 
@@ -547,7 +650,10 @@ mod tests {
         let shown = one(text, at, at + 1).render(false);
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[3].contains("    name: 漢字\\u{1b}[2J x"), "{shown}");
-        assert_eq!(columns(&lines[3][..lines[3].rfind('x').unwrap()]), columns(&lines[4][..lines[4].find('^').unwrap()]));
+        assert_eq!(
+            columns(&lines[3][..lines[3].rfind('x').unwrap()]),
+            columns(&lines[4][..lines[4].find('^').unwrap()])
+        );
         assert!(!shown.contains('\u{1b}'));
     }
 
@@ -555,7 +661,10 @@ mod tests {
     fn long_lines_are_cut_around_the_mark() {
         let text = format!("{}MARK{}", "a".repeat(5000), "b".repeat(5000));
         let shown = one(&text, 5000, 5004).render(false);
-        assert!(shown.contains("MARK") && shown.lines().all(|l| columns(l) < 140), "{shown}");
+        assert!(
+            shown.contains("MARK") && shown.lines().all(|l| columns(l) < 140),
+            "{shown}"
+        );
     }
 
     #[test]

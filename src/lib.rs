@@ -1,1 +1,114 @@
-//! placeholder
+//! vsc: one virtual machine, now. The library behind `vsc-run`.
+//!
+//! A scenario is read ([`load`]), checked and compiled against the facts of the host ([`compile`]) into a
+//! [`compile::Plan`], which is plain data. [`check`] does both and keeps only the messages. None of them changes
+//! anything, prints, or exits.
+
+pub mod compile;
+pub mod diag;
+pub mod facts;
+pub mod scenario;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use compile::Plan;
+use diag::{Diagnostic, Diagnostics, Sources, Span};
+use facts::Facts;
+use scenario::{Input, Layer, Parsed};
+
+/// Names of presets, which a command line may give in place of a file.
+const PRESETS: [&str; 6] = [
+    "desktop",
+    "computation",
+    "securevm",
+    "testing-os",
+    "easy-migration",
+    "soft-rt",
+];
+
+/// Reads and parses a scenario: a file, or none for a scenario that the layers alone describe. Mistakes in the text
+/// are in [`Parsed::problems`], to be reported together with those that [`compile`] finds.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn load(
+    file: Option<&Path>,
+    layers: Vec<Layer>,
+    home: Option<PathBuf>,
+) -> Result<Parsed, Diagnostics> {
+    let Some(path) = file else {
+        return Ok(scenario::parse(&Input {
+            file: None,
+            layers,
+            home,
+        }));
+    };
+    let bytes = read(path).map_err(|d| Diagnostics::new(vec![*d], Arc::new(Sources::default())))?;
+    Ok(scenario::parse(&Input {
+        file: Some((path, &bytes)),
+        layers,
+        home,
+    }))
+}
+
+/// Compiles a parsed scenario for this host.
+///
+/// # Errors
+/// All messages about the scenario, when at least one is an error.
+pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
+    compile::compile(parsed, facts)
+}
+
+/// Everything there is to say about a scenario. Without an error in it, [`compile`] succeeds.
+pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
+    compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)
+}
+
+/// The bytes of a scenario, no more than one may have and one byte to tell that there were more.
+fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+    let shown = path.display();
+    let name = path.to_string_lossy();
+    let failed = |error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::NotFound && PRESETS.contains(&&*name) {
+            let message = format!("Presets are not in this build yet: `{name}`");
+            let d = Diagnostic::error("E-PRESET", Span::NONE, message);
+            return Box::new(d.help(format!(
+                "Write out the keys that you need; a file of that name is ./{name}"
+            )));
+        }
+        let message = format!("The scenario {shown} cannot be read: {}", reason(&error));
+        let d = Diagnostic::error("E-SCENARIO", Span::NONE, message);
+        Box::new(d.help("Give the name of a scenario file; a command for a guest comes after `--`"))
+    };
+    let kind = std::fs::metadata(path).map_err(failed)?;
+    if kind.is_dir() {
+        let d = Diagnostic::error(
+            "E-SCENARIO",
+            Span::NONE,
+            format!("{shown} is a directory, not a scenario"),
+        );
+        return Err(Box::new(d.help(format!(
+            "Name the file in it: {}",
+            path.join("scenario.yaml").display()
+        ))));
+    }
+    let mut bytes = Vec::new();
+    let limit = scenario::MAX_BYTES as u64 + 1;
+    File::open(path)
+        .map_err(failed)?
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(bytes)
+}
+
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".into(),
+        std::io::ErrorKind::PermissionDenied => "this user may not read it".into(),
+        _ => error.to_string(),
+    }
+}

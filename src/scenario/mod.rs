@@ -10,6 +10,8 @@ mod tree;
 pub(crate) mod value;
 mod yaml;
 
+pub(crate) use yaml::MAX_BYTES;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,7 +153,7 @@ pub struct Serial {
     /// `serials[].to`
     pub to: Given<Endpoint>,
     /// `serials[].log`
-    pub log: Given<PathBuf>,
+    pub log: Given<bool>,
 }
 
 /// A member of `consoles`.
@@ -215,12 +217,20 @@ impl Override {
     pub fn option(assignment: &str) -> Self {
         let text = format!("-o {assignment}");
         let end = text.find('=').unwrap_or(text.len());
-        Override { key: (3, end), value: (end + 1).min(text.len()), text }
+        Override {
+            key: (3, end),
+            value: (end + 1).min(text.len()),
+            text,
+        }
     }
 
     /// An option of its own, such as `--memory 2G`, that stands for a key.
     pub fn flag(flag: &str, key: &'static str, value: &str) -> Flag {
-        Flag { text: format!("{flag} {value}"), key, value: flag.len() + 1 }
+        Flag {
+            text: format!("{flag} {value}"),
+            key,
+            value: flag.len() + 1,
+        }
     }
 }
 
@@ -275,18 +285,30 @@ pub fn parse(input: &Input<'_>) -> Parsed {
     let mut tree = tree::empty();
     if let Some((path, bytes)) = input.file {
         let name = path.display().to_string();
-        let base = value::Base { dir: value::directory_of(path), home: input.home.clone() };
+        let base = value::Base {
+            dir: value::directory_of(path),
+            home: input.home.clone(),
+        };
         match yaml::decode(bytes) {
-            Err((shown, problem)) => problems.push(problem.diagnostic(sources.add_file(&name, shown))),
+            Err((shown, problem)) => {
+                problems.push(problem.diagnostic(sources.add_file(&name, shown)))
+            }
             Ok(text) => {
                 let source = sources.add_file(&name, text.clone());
                 if let Some(node) = yaml::parse(&text, source, 0, &mut problems) {
-                    tree = Decoder { base: &base, problems: &mut problems }.file(&node);
+                    tree = Decoder {
+                        base: &base,
+                        problems: &mut problems,
+                    }
+                    .file(&node);
                 }
             }
         }
     }
-    let base = value::Base { dir: PathBuf::new(), home: input.home.clone() };
+    let base = value::Base {
+        dir: PathBuf::new(),
+        home: input.home.clone(),
+    };
     for layer in &input.layers {
         if let Some(over) = decode_layer(layer, &base, &mut sources, &mut problems) {
             tree::merge(&mut tree, over, &mut problems);
@@ -294,7 +316,13 @@ pub fn parse(input: &Input<'_>) -> Parsed {
     }
     let file = input.file.map(|(path, _)| path.to_owned());
     let scenario = Reader(&tree).scenario();
-    Parsed { scenario, problems, sources: Arc::new(sources), file, tree: Arc::new(tree) }
+    Parsed {
+        scenario,
+        problems,
+        sources: Arc::new(sources),
+        file,
+        tree: Arc::new(tree),
+    }
 }
 
 fn decode_layer(
@@ -314,26 +342,41 @@ fn decode_layer(
             }
             let whole = (3.min(text.len()), text.len());
             let source = sources.add_flag(text.into());
-            let words = words.iter().zip(places).map(|(w, (a, b))| Spanned::new(w.clone(), Span::new(source, a, b)));
+            let words = words
+                .iter()
+                .zip(places)
+                .map(|(w, (a, b))| Spanned::new(w.clone(), Span::new(source, a, b)));
             let key = keys::at(&["command"])?;
             let span = Span::new(source, whole.0, whole.1);
             let body = Body::Leaf(Leaf::Words(words.collect()));
             let mut root = tree::empty();
-            root.body = Body::Map(vec![Entry { key, key_span: span, span, body }]);
+            root.body = Body::Map(vec![Entry {
+                key,
+                key_span: span,
+                span,
+                body,
+            }]);
             Some(root)
         }
         Layer::Option(Override { text, key, value }) => {
             let source = sources.add_flag(text.as_str().into());
             let name = text.get(key.0..key.1).unwrap_or_default();
             if *value == text.len() && !text.ends_with('=') {
-                let d = Diagnostic::error("E-OPTION", Span::new(source, key.0, key.1), "This option has no `=`");
+                let d = Diagnostic::error(
+                    "E-OPTION",
+                    Span::new(source, key.0, key.1),
+                    "This option has no `=`",
+                );
                 problems.push(d.help("Write `-o key=value`, for example `-o memory=2G`"));
                 return None;
             }
             let mut from = key.0;
             let mut path = Vec::new();
             for word in name.split('.') {
-                path.push(Spanned::new(word, Span::new(source, from, from + word.len())));
+                path.push(Spanned::new(
+                    word,
+                    Span::new(source, from, from + word.len()),
+                ));
                 from += word.len() + 1;
             }
             flag_value(text, *value, source, &path, base, problems)
@@ -341,7 +384,10 @@ fn decode_layer(
         Layer::Flag(Flag { text, key, value }) => {
             let source = sources.add_flag(text.as_str().into());
             let span = Span::new(source, 0, value.saturating_sub(1));
-            let path: Vec<Spanned<&str>> = key.split('.').map(|word| Spanned::new(word, span)).collect();
+            let path: Vec<Spanned<&str>> = key
+                .split('.')
+                .map(|word| Spanned::new(word, span))
+                .collect();
             flag_value(text, *value, source, &path, base, problems)
         }
     }
@@ -381,36 +427,83 @@ impl Reader<'_> {
     }
 
     fn bool(&self, path: &[&str]) -> Given<bool> {
-        self.leaf(path, |l| if let Leaf::Bool(b) = l { Some(*b) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Bool(b) = l {
+                Some(*b)
+            } else {
+                None
+            }
+        })
     }
 
     fn count(&self, path: &[&str]) -> Given<u64> {
-        self.leaf(path, |l| if let Leaf::Count(n) | Leaf::Bytes(n) = l { Some(*n) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Count(n) | Leaf::Bytes(n) = l {
+                Some(*n)
+            } else {
+                None
+            }
+        })
     }
 
     fn text(&self, path: &[&str]) -> Given<String> {
-        self.leaf(path, |l| if let Leaf::Text(t) = l { Some(t.clone()) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Text(t) = l {
+                Some(t.clone())
+            } else {
+                None
+            }
+        })
     }
 
     fn path(&self, path: &[&str]) -> Given<PathBuf> {
-        self.leaf(path, |l| if let Leaf::Path(p) = l { Some(p.clone()) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Path(p) = l {
+                Some(p.clone())
+            } else {
+                None
+            }
+        })
     }
 
     fn word(&self, path: &[&str]) -> Given<&'static str> {
-        self.leaf(path, |l| if let Leaf::Word(w) = l { Some(*w) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Word(w) = l {
+                Some(*w)
+            } else {
+                None
+            }
+        })
     }
 
     fn time(&self, path: &[&str]) -> Given<Option<Duration>> {
-        self.leaf(path, |l| if let Leaf::Time(t) = l { Some(*t) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Time(t) = l {
+                Some(*t)
+            } else {
+                None
+            }
+        })
     }
 
     fn end(&self, path: &[&str]) -> Given<Endpoint> {
-        self.leaf(path, |l| if let Leaf::Endpoint(e) = l { Some(e.clone()) } else { None })
+        self.leaf(path, |l| {
+            if let Leaf::Endpoint(e) = l {
+                Some(e.clone())
+            } else {
+                None
+            }
+        })
     }
 
     fn members<T>(&self, name: &str, read: impl Fn(Reader<'_>, Span) -> T) -> Vec<T> {
         match self.entry(&[name]).map(|e| &e.body) {
-            Some(Body::List(members)) => members.iter().map(|m| read(Reader(m), m.span)).collect(),
+            // A member with a wrong value would be blamed for what it lacks, too.
+            Some(Body::List(members)) => members
+                .iter()
+                .filter(|m| !m.broken())
+                .map(|m| read(Reader(m), m.span))
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -430,7 +523,13 @@ impl Reader<'_> {
             kernel: Kernel {
                 path: self.path(&["kernel", "path"]),
                 initrd: self
-                    .leaf(&["kernel", "initrd"], |l| if let Leaf::Paths(p) = l { Some(p.clone()) } else { None })
+                    .leaf(&["kernel", "initrd"], |l| {
+                        if let Leaf::Paths(p) = l {
+                            Some(p.clone())
+                        } else {
+                            None
+                        }
+                    })
                     .map(|paths| paths.value)
                     .unwrap_or_default(),
                 cmdline: self.text(&["kernel", "cmdline"]),
@@ -446,9 +545,21 @@ impl Reader<'_> {
                 fstype: self.text(&["root", "fstype"]),
                 options: self.text(&["root", "options"]),
             },
-            command: self.leaf(&["command"], |l| if let Leaf::Words(w) = l { Some(w.clone()) } else { None }),
+            command: self.leaf(&["command"], |l| {
+                if let Leaf::Words(w) = l {
+                    Some(w.clone())
+                } else {
+                    None
+                }
+            }),
             env: self
-                .leaf(&["env"], |l| if let Leaf::Env(e) = l { Some(e.clone()) } else { None })
+                .leaf(&["env"], |l| {
+                    if let Leaf::Env(e) = l {
+                        Some(e.clone())
+                    } else {
+                        None
+                    }
+                })
                 .map(|env| env.value)
                 .unwrap_or_default(),
             workdir: self.text(&["workdir"]),
@@ -464,7 +575,11 @@ impl Reader<'_> {
                 discard: r.word(&["discard"]),
                 block_size: r.count(&["block_size"]),
             }),
-            serials: self.members("serials", |r, span| Serial { span, to: r.end(&["to"]), log: r.path(&["log"]) }),
+            serials: self.members("serials", |r, span| Serial {
+                span,
+                to: r.end(&["to"]),
+                log: r.bool(&["log"]),
+            }),
             consoles: self.members("consoles", |r, span| ConsolePort {
                 span,
                 name: r.text(&["name"]),
@@ -472,7 +587,10 @@ impl Reader<'_> {
                 output: r.end(&["out"]),
                 tty: r.end(&["tty"]),
             }),
-            console: Console { log: self.path(&["console", "log"]), implicit: self.bool(&["console", "implicit"]) },
+            console: Console {
+                log: self.path(&["console", "log"]),
+                implicit: self.bool(&["console", "implicit"]),
+            },
             rng: self.bool(&["rng"]),
             irqchip: self.word(&["irqchip"]),
             pit: self.bool(&["timers", "pit"]),
@@ -495,7 +613,8 @@ impl Reader<'_> {
 
 /// A word of the key table as the type that a spec has for it.
 pub(crate) fn word<T: for<'de> Deserialize<'de>>(given: Given<&'static str>) -> Option<T> {
-    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = given?.value.into_deserializer();
+    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        given?.value.into_deserializer();
     T::deserialize(word).ok()
 }
 
@@ -515,7 +634,11 @@ impl Parsed {
     pub fn settings(&self) -> Vec<Setting> {
         let mut out = Vec::new();
         tree::settings(&self.tree, String::new(), &mut |key, value, span| {
-            out.push(Setting { key, value, origin: self.sources.origin(span) });
+            out.push(Setting {
+                key,
+                value,
+                origin: self.sources.origin(span),
+            });
         });
         out
     }

@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 /// The candidate nearest to `word`, if near enough to be worth saying.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     if word.len() > 64 {
         return None;
     }
@@ -18,7 +21,10 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// `readOnly`, `read-only` and `read_only` are the same to a reader.
 fn fold(word: &str) -> Vec<char> {
-    word.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).collect()
+    word.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' '))
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
@@ -32,7 +38,9 @@ fn distance(a: &[char], b: &[char]) -> usize {
         for (j, y) in b.iter().enumerate() {
             let swap = i > 0 && j > 0 && Some(x) == b.get(j - 1) && a.get(i - 1) == Some(y);
             let get = |r: &[usize], at: usize| r.get(at).copied().unwrap_or(usize::MAX - 1);
-            let mut best = (get(&above, j) + usize::from(x != y)).min(get(&above, j + 1) + 1).min(get(&row, j) + 1);
+            let mut best = (get(&above, j) + usize::from(x != y))
+                .min(get(&above, j + 1) + 1)
+                .min(get(&row, j) + 1);
             if swap {
                 best = best.min(get(&two_above, j - 1) + 1);
             }
@@ -66,6 +74,14 @@ mod tests {
     #[test]
     fn counts_edits() {
         let d = |a: &str, b: &str| distance(&fold(a), &fold(b));
-        assert_eq!((d("", "abc"), d("abc", "abc"), d("abc", "acb"), d("kitten", "sitting")), (3, 0, 1, 3));
+        assert_eq!(
+            (
+                d("", "abc"),
+                d("abc", "abc"),
+                d("abc", "acb"),
+                d("kitten", "sitting")
+            ),
+            (3, 0, 1, 3)
+        );
     }
 }

@@ -48,6 +48,8 @@ pub(crate) enum Body {
     List(Vec<Entry>),
     /// A change to one member of a list, from a flag.
     Member(usize, Box<Entry>),
+    /// A value that was wrong; that has been reported.
+    Wrong,
 }
 
 impl Entry {
@@ -58,13 +60,21 @@ impl Entry {
             _ => None,
         }
     }
+
+    /// Whether a value directly below was wrong.
+    pub(crate) fn broken(&self) -> bool {
+        matches!(&self.body, Body::Map(entries) if entries.iter().any(|e| matches!(e.body, Body::Wrong)))
+    }
 }
 
 /// The key of the whole tree.
 pub(crate) static ROOT: Key = Key {
     name: "scenario",
     aliases: &[],
-    kind: Kind::Map { keys: KEYS, scalar: None },
+    kind: Kind::Map {
+        keys: KEYS,
+        scalar: None,
+    },
     default: "",
     meaning: "The scenario.",
     reason: "",
@@ -75,7 +85,12 @@ pub(crate) static ROOT: Key = Key {
 
 /// An empty tree.
 pub(crate) fn empty() -> Entry {
-    Entry { key: &ROOT, key_span: Span::NONE, span: Span::NONE, body: Body::Map(Vec::new()) }
+    Entry {
+        key: &ROOT,
+        key_span: Span::NONE,
+        span: Span::NONE,
+        body: Body::Map(Vec::new()),
+    }
 }
 
 /// Decodes one text.
@@ -95,7 +110,8 @@ impl Decoder<'_> {
             _ => {
                 let message = format!("A scenario is a map of keys, and this is {}", node.kind());
                 let d = Diagnostic::error("E-TYPE", node.span, message);
-                self.problems.push(d.help("Write keys and values: `memory: 256M`"));
+                self.problems
+                    .push(d.help("Write keys and values: `memory: 256M`"));
             }
         }
         root
@@ -108,14 +124,23 @@ impl Decoder<'_> {
         Some(root)
     }
 
-    fn step(&mut self, path: &[Spanned<&str>], above: &[&'static str], keys: &'static [Key], node: &Node) -> Option<Entry> {
+    fn step(
+        &mut self,
+        path: &[Spanned<&str>],
+        above: &[&'static str],
+        keys: &'static [Key],
+        node: &Node,
+    ) -> Option<Entry> {
         let (word, rest) = path.split_first()?;
         let Some(key) = keys::find(keys, word.value) else {
             self.unknown(word.value, word.span, keys, above);
             return None;
         };
         if let Kind::Alias(target) = key.kind {
-            let mut full: Vec<Spanned<&str>> = target.iter().map(|name| Spanned::new(*name, word.span)).collect();
+            let mut full: Vec<Spanned<&str>> = target
+                .iter()
+                .map(|name| Spanned::new(*name, word.span))
+                .collect();
             full.extend(rest.iter().copied());
             return self.step(&full, &[], KEYS, node);
         }
@@ -126,17 +151,28 @@ impl Decoder<'_> {
         let body = match (&key.kind, rest.split_first()) {
             (Kind::Map { keys, .. }, _) => Body::Map(vec![self.step(rest, &path, keys, node)?]),
             (Kind::List { keys, .. }, Some((index, rest))) => {
-                let Some(number) = value::count(index.value).and_then(|n| usize::try_from(n).ok()) else {
-                    let message = format!("{} is a list, and {} is not an index", quoted(key.name), quoted(index.value));
+                let Some(number) = value::count(index.value).and_then(|n| usize::try_from(n).ok())
+                else {
+                    let message = format!(
+                        "{} is a list, and {} is not an index",
+                        quoted(key.name),
+                        quoted(index.value)
+                    );
                     let d = Diagnostic::error("E-INDEX", index.span, message);
-                    self.problems.push(d.help(format!("Count from 0: `{}.0.{}=…`", key.name, index.value)));
+                    self.problems
+                        .push(d.help(format!("Count from 0: `{}.0.{}=…`", key.name, index.value)));
                     return None;
                 };
                 let member = match rest.is_empty() {
                     true => self.member(key, keys, node, &path)?,
                     false => {
                         let body = Body::Map(vec![self.step(rest, &path, keys, node)?]);
-                        Entry { key, key_span: index.span, span: node.span, body }
+                        Entry {
+                            key,
+                            key_span: index.span,
+                            span: node.span,
+                            body,
+                        }
                     }
                 };
                 Body::Member(number, Box::new(member))
@@ -145,16 +181,24 @@ impl Decoder<'_> {
                 let next = rest.first()?;
                 let message = format!("{} has no keys below it", quoted(&path.join(".")));
                 let d = Diagnostic::error("E-UNKNOWN-KEY", next.span, message);
-                self.problems.push(d.help(format!("It is {}", key.kind.expected())));
+                self.problems
+                    .push(d.help(format!("It is {}", key.kind.expected())));
                 return None;
             }
         };
-        Some(Entry { key, key_span: word.span, span: node.span, body })
+        Some(Entry {
+            key,
+            key_span: word.span,
+            span: node.span,
+            body,
+        })
     }
 
     /// The members of a map, each decoded; unknown ones are reported.
     fn map(&mut self, node: &Node, keys: &'static [Key], above: &[&'static str]) -> Vec<Entry> {
-        let Value::Map(pairs) = &node.value else { return Vec::new() };
+        let Value::Map(pairs) = &node.value else {
+            return Vec::new();
+        };
         let mut out: Vec<Entry> = Vec::new();
         for (name, node) in pairs.iter() {
             let Some(key) = keys::find(keys, &name.value) else {
@@ -163,7 +207,10 @@ impl Decoder<'_> {
             };
             let entry = match key.kind {
                 Kind::Alias(target) => self.step(
-                    &target.iter().map(|word| Spanned::new(*word, name.span)).collect::<Vec<_>>(),
+                    &target
+                        .iter()
+                        .map(|word| Spanned::new(*word, name.span))
+                        .collect::<Vec<_>>(),
                     &[],
                     KEYS,
                     node,
@@ -184,21 +231,42 @@ impl Decoder<'_> {
         };
         match (&mut present.body, entry.body) {
             (Body::Map(into), Body::Map(from)) => from.into_iter().for_each(|e| self.join(into, e)),
+            (_, Body::Wrong) => {}
             _ => {
-                let message = format!("{} is given twice, in two spellings", quoted(entry.key.name));
-                let d = Diagnostic::error("E-DUPLICATE-KEY", entry.key_span, message).label("again");
-                self.problems.push(d.also(present.key_span, "first here").help("Keep one of the two"));
+                let message = format!(
+                    "{} is given twice, in two spellings",
+                    quoted(entry.key.name)
+                );
+                let d =
+                    Diagnostic::error("E-DUPLICATE-KEY", entry.key_span, message).label("again");
+                self.problems.push(
+                    d.also(present.key_span, "first here")
+                        .help("Keep one of the two"),
+                );
             }
         }
     }
 
     fn unknown(&mut self, word: &str, span: Span, keys: &'static [Key], above: &[&'static str]) {
-        let place = if above.is_empty() { "a scenario".to_owned() } else { quoted(&above.join(".")) };
-        let mut d = Diagnostic::error("E-UNKNOWN-KEY", span, format!("{place} has no key {}", quoted(word)));
+        let place = if above.is_empty() {
+            "a scenario".to_owned()
+        } else {
+            quoted(&above.join("."))
+        };
+        let mut d = Diagnostic::error(
+            "E-UNKNOWN-KEY",
+            span,
+            format!("{place} has no key {}", quoted(word)),
+        );
         let spoken = |k: &&Key| !matches!(k.kind, Kind::Later(..));
         let names: Vec<&str> = keys.iter().filter(spoken).map(|k| k.name).collect();
-        let spellings = keys.iter().flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
-        let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, advice)| *advice);
+        let spellings = keys
+            .iter()
+            .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
+        let foreign = FOREIGN
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, advice)| *advice);
         d.help = Some(if let Some(advice) = foreign {
             format!("Instead, {advice}")
         } else if let Some(near) = nearest(word, spellings) {
@@ -212,20 +280,56 @@ impl Decoder<'_> {
         self.problems.push(d);
     }
 
-    /// One key and its value. `None` when it cannot be used; that has been reported then.
-    fn entry(&mut self, key: &'static Key, key_span: Span, node: &Node, above: &[&'static str]) -> Option<Entry> {
-        let path: Vec<&'static str> = above.iter().copied().chain([key.name]).collect();
+    /// One key and its value. `None` when there is no such thing in this build; that has been reported then.
+    fn entry(
+        &mut self,
+        key: &'static Key,
+        key_span: Span,
+        node: &Node,
+        above: &[&'static str],
+    ) -> Option<Entry> {
         if let Kind::Later(code, text) = key.kind {
             self.problems.push(Diagnostic::error(code, key_span, text));
             return None;
         }
+        let body = self.body(key, key_span, node, above).unwrap_or(Body::Wrong);
+        Some(Entry {
+            key,
+            key_span,
+            span: node.span,
+            body,
+        })
+    }
+
+    /// The value of a key. `None` when it is wrong; that has been reported then.
+    fn body(
+        &mut self,
+        key: &'static Key,
+        key_span: Span,
+        node: &Node,
+        above: &[&'static str],
+    ) -> Option<Body> {
+        let path: Vec<&'static str> = above.iter().copied().chain([key.name]).collect();
         if matches!(node.value, Value::Null) && !matches!(key.kind, Kind::Endpoint) {
-            let span = if node.span.len() == 0 { key_span } else { node.span };
-            let d = Diagnostic::error("E-TYPE", span, format!("{} has no value", quoted(&path.join("."))));
-            self.problems.push(d.help(format!("Give {}, for example `{}: {}`", key.kind.expected(), key.name, key.example)));
+            let span = if node.span.len() == 0 {
+                key_span
+            } else {
+                node.span
+            };
+            let d = Diagnostic::error(
+                "E-TYPE",
+                span,
+                format!("{} has no value", quoted(&path.join("."))),
+            );
+            self.problems.push(d.help(format!(
+                "Give {}, for example `{}: {}`",
+                key.kind.expected(),
+                key.name,
+                key.example
+            )));
             return None;
         }
-        let body = match &key.kind {
+        Some(match &key.kind {
             Kind::Map { keys, scalar } => match (&node.value, scalar) {
                 (Value::Map(_), _) => Body::Map(self.map(node, keys, &path)),
                 (Value::Scalar { .. }, Some(name)) => {
@@ -236,24 +340,39 @@ impl Decoder<'_> {
             },
             Kind::List { keys, max, .. } => {
                 let members = match &node.value {
-                    Value::Seq(items) => items.iter().filter_map(|item| self.member(key, keys, item, &path)).collect(),
+                    Value::Seq(items) => items
+                        .iter()
+                        .filter_map(|item| self.member(key, keys, item, &path))
+                        .collect(),
                     _ => vec![self.member(key, keys, node, &path)?],
                 };
                 if members.len() > *max {
-                    let message = format!("{} members in `{}`, and there can be {max}", members.len(), path.join("."));
-                    self.problems.push(Diagnostic::error("E-RANGE", key_span, message));
+                    let message = format!(
+                        "{} members in `{}`, and there can be {max}",
+                        members.len(),
+                        path.join(".")
+                    );
+                    self.problems
+                        .push(Diagnostic::error("E-RANGE", key_span, message));
                     return None;
                 }
                 Body::List(members)
             }
             _ => Body::Leaf(self.leaf(key, node, &path)?),
-        };
-        Some(Entry { key, key_span, span: node.span, body })
+        })
     }
 
     /// One member of a list of maps.
-    fn member(&mut self, key: &'static Key, keys: &'static [Key], node: &Node, path: &[&'static str]) -> Option<Entry> {
-        let Kind::List { scalar, .. } = key.kind else { return None };
+    fn member(
+        &mut self,
+        key: &'static Key,
+        keys: &'static [Key],
+        node: &Node,
+        path: &[&'static str],
+    ) -> Option<Entry> {
+        let Kind::List { scalar, .. } = key.kind else {
+            return None;
+        };
         let body = match &node.value {
             Value::Map(_) => Body::Map(self.map(node, keys, path)),
             Value::Scalar { .. } | Value::Null => {
@@ -261,18 +380,33 @@ impl Decoder<'_> {
                 Body::Map(vec![self.entry(inner, node.span, node, path)?])
             }
             Value::Seq(_) => {
-                let message = format!("A member of `{}` is a map or a single value, not a list", path.join("."));
-                self.problems.push(Diagnostic::error("E-TYPE", node.span, message));
+                let message = format!(
+                    "A member of `{}` is a map or a single value, not a list",
+                    path.join(".")
+                );
+                self.problems
+                    .push(Diagnostic::error("E-TYPE", node.span, message));
                 return None;
             }
         };
-        Some(Entry { key, key_span: node.span, span: node.span, body })
+        Some(Entry {
+            key,
+            key_span: node.span,
+            span: node.span,
+            body,
+        })
     }
 
     fn mistyped<T>(&mut self, key: &'static Key, node: &Node, path: &[&'static str]) -> Option<T> {
-        let message = format!("`{}` is {}, not {}", path.join("."), key.kind.expected(), node.kind());
+        let message = format!(
+            "`{}` is {}, not {}",
+            path.join("."),
+            key.kind.expected(),
+            node.kind()
+        );
         let d = Diagnostic::error("E-TYPE", node.span, message);
-        self.problems.push(d.help(format!("For example `{}: {}`", key.name, key.example)));
+        self.problems
+            .push(d.help(format!("For example `{}: {}`", key.name, key.example)));
         None
     }
 
@@ -286,15 +420,27 @@ impl Decoder<'_> {
             };
         };
         if let Some(at) = text.find('\0') {
-            let fault = Fault { from: at, to: at + 1, message: "a NUL character".into() };
+            let fault = Fault {
+                from: at,
+                to: at + 1,
+                message: "a NUL character".into(),
+            };
             return self.fault(key, node, path, fault);
         }
         let parsed = match &key.kind {
-            Kind::Bool => value::boolean(text).map(Leaf::Bool).ok_or_else(|| self.other(key, text)),
+            Kind::Bool => value::boolean(text)
+                .map(Leaf::Bool)
+                .ok_or_else(|| self.other(key, text)),
             Kind::Count { min, max } => match value::count(text) {
                 Some(n) if n < *min || n > *max => {
-                    let message = format!("`{}` is {}, not {}", path.join("."), key.kind.expected(), quoted(text));
-                    self.problems.push(Diagnostic::error("E-RANGE", node.span, message));
+                    let message = format!(
+                        "`{}` is {}, not {}",
+                        path.join("."),
+                        key.kind.expected(),
+                        quoted(text)
+                    );
+                    self.problems
+                        .push(Diagnostic::error("E-RANGE", node.span, message));
                     return None;
                 }
                 Some(n) => Ok(Leaf::Count(n)),
@@ -305,73 +451,145 @@ impl Decoder<'_> {
             Kind::Text => Ok(Leaf::Text(text.to_owned())),
             Kind::Name { max } => value::name(text, *max).map(Leaf::Text),
             Kind::Path => value::path(text, self.base).map(Leaf::Path),
-            Kind::Paths => value::path(text, self.base).map(|p| Leaf::Paths(vec![Spanned::new(p, node.span)])),
+            Kind::Paths => {
+                value::path(text, self.base).map(|p| Leaf::Paths(vec![Spanned::new(p, node.span)]))
+            }
             Kind::Endpoint => value::endpoint(text, self.base).map(Leaf::Endpoint),
             Kind::Word(words) => return self.word(key, words, text, node, path),
-            Kind::Words => value::words(text)
-                .map(|words| Leaf::Words(words.into_iter().map(|w| Spanned::new(w, node.span)).collect())),
+            Kind::Words => value::words(text).map(|words| {
+                Leaf::Words(
+                    words
+                        .into_iter()
+                        .map(|w| Spanned::new(w, node.span))
+                        .collect(),
+                )
+            }),
             _ => return self.mistyped(key, node, path),
         };
         parsed.map_or_else(|fault| self.fault(key, node, path, fault), Some)
     }
 
     fn other(&self, key: &'static Key, text: &str) -> Fault {
-        Fault { from: 0, to: text.len(), message: format!("expected {}", key.kind.expected()) }
+        Fault {
+            from: 0,
+            to: text.len(),
+            message: format!("expected {}", key.kind.expected()),
+        }
     }
 
-    fn fault<T>(&mut self, key: &'static Key, node: &Node, path: &[&'static str], fault: Fault) -> Option<T> {
+    fn fault<T>(
+        &mut self,
+        key: &'static Key,
+        node: &Node,
+        path: &[&'static str],
+        fault: Fault,
+    ) -> Option<T> {
         // The caret can point into the text only where it was written as it is read.
         let exact = matches!(&node.value, Value::Scalar { text, plain: true } if text.len() == node.span.len());
-        let span = if exact { node.span.part(fault.from, fault.to) } else { node.span };
+        let span = if exact {
+            node.span.part(fault.from, fault.to)
+        } else {
+            node.span
+        };
         let text = scalar(node).unwrap_or_default();
-        let message = format!("{} is no value for `{}`: {}", quoted(text), path.join("."), fault.message);
+        let message = format!(
+            "{} is no value for `{}`: {}",
+            quoted(text),
+            path.join("."),
+            fault.message
+        );
         let d = Diagnostic::error("E-VALUE", span, message);
-        self.problems.push(d.help(format!("For example `{}: {}`", key.name, key.example)));
+        self.problems
+            .push(d.help(format!("For example `{}: {}`", key.name, key.example)));
         None
     }
 
-    fn word(&mut self, key: &'static Key, words: &'static [keys::Word], text: &str, node: &Node, path: &[&'static str]) -> Option<Leaf> {
+    fn word(
+        &mut self,
+        key: &'static Key,
+        words: &'static [keys::Word],
+        text: &str,
+        node: &Node,
+        path: &[&'static str],
+    ) -> Option<Leaf> {
         // A word that YAML 1.1 reads as a boolean: `devices_on_cmdline: yes`.
         let text = match value::boolean(text) {
-            Some(flag) if words.iter().any(|w| w.name == "true") => if flag { "true" } else { "false" },
+            Some(flag) if words.iter().any(|w| w.name == "true") => {
+                if flag {
+                    "true"
+                } else {
+                    "false"
+                }
+            }
             _ => text,
         };
-        let found = words.iter().find(|w| w.name == text).or_else(|| words.iter().find(|w| w.name.eq_ignore_ascii_case(text)));
+        let found = words
+            .iter()
+            .find(|w| w.name == text)
+            .or_else(|| words.iter().find(|w| w.name.eq_ignore_ascii_case(text)));
         let path = path.join(".");
         let Some(found) = found else {
-            let mut d = Diagnostic::error("E-VALUE", node.span, format!("{} is no value for `{path}`", quoted(text)));
+            let mut d = Diagnostic::error(
+                "E-VALUE",
+                node.span,
+                format!("{} is no value for `{path}`", quoted(text)),
+            );
             let allowed = words.iter().filter(|w| w.refused.is_none());
             if let Some(near) = nearest(text, allowed.clone().map(|w| w.name)) {
                 d = d.label(format!("did you mean `{near}`?"));
             }
-            let table: Vec<String> = allowed.map(|w| format!("{} ({})", w.name, w.meaning)).collect();
-            self.problems.push(d.help(format!("Allowed: {}", table.join("; "))));
+            let table: Vec<String> = allowed
+                .map(|w| format!("{} ({})", w.name, w.meaning))
+                .collect();
+            self.problems
+                .push(d.help(format!("Allowed: {}", table.join("; "))));
             return None;
         };
         if let Some(why) = found.refused {
-            let d = Diagnostic::error("E-UNSUPPORTED", node.span, format!("`{path}` cannot be {} here", quoted(found.name)));
-            self.problems.push(d.why(why).help(format!("Give {}", key.kind.expected())));
+            let d = Diagnostic::error(
+                "E-UNSUPPORTED",
+                node.span,
+                format!("`{path}` cannot be {} here", quoted(found.name)),
+            );
+            self.problems
+                .push(d.why(why).help(format!("Give {}", key.kind.expected())));
             return None;
         }
         Some(Leaf::Word(found.name))
     }
 
     /// The text of each member of a list of single values.
-    fn texts(&mut self, key: &'static Key, items: &[Node], path: &[&'static str]) -> Option<Vec<Spanned<String>>> {
+    fn texts(
+        &mut self,
+        key: &'static Key,
+        items: &[Node],
+        path: &[&'static str],
+    ) -> Option<Vec<Spanned<String>>> {
         let mut out = Vec::with_capacity(items.len());
         let mut good = true;
         for item in items {
             match scalar(item) {
                 Some(text) if text.contains('\0') => {
                     good = false;
-                    let fault = Fault { from: 0, to: text.len(), message: "a NUL character".into() };
+                    let fault = Fault {
+                        from: 0,
+                        to: text.len(),
+                        message: "a NUL character".into(),
+                    };
                     self.fault::<()>(key, item, path, fault);
                 }
                 Some(text) => out.push(Spanned::new(text.to_owned(), item.span)),
                 None => {
                     good = false;
-                    let message = format!("A member of `{}` is a single value, not {}", path.join("."), item.kind());
-                    self.problems.push(Diagnostic::error("E-TYPE", item.span, message).help("Put it in quotes if it is text"));
+                    let message = format!(
+                        "A member of `{}` is a single value, not {}",
+                        path.join("."),
+                        item.kind()
+                    );
+                    self.problems.push(
+                        Diagnostic::error("E-TYPE", item.span, message)
+                            .help("Put it in quotes if it is text"),
+                    );
                 }
             }
         }
@@ -410,7 +628,10 @@ impl Decoder<'_> {
                             None => return self.mistyped(key, value, path),
                         },
                     };
-                    pairs.push((Spanned::new(name.value.to_string(), name.span), text.to_owned()));
+                    pairs.push((
+                        Spanned::new(name.value.to_string(), name.span),
+                        text.to_owned(),
+                    ));
                 }
             }
             Value::Seq(items) => {
@@ -418,7 +639,10 @@ impl Decoder<'_> {
                     let Some((name, value)) = item.value.split_once('=') else {
                         let message = format!("{} has no `=`", quoted(&item.value));
                         let d = Diagnostic::error("E-VALUE", item.span, message);
-                        self.problems.push(d.help(format!("Write NAME=value; `{}=` is an empty one", item.value)));
+                        self.problems.push(d.help(format!(
+                            "Write NAME=value; `{}=` is an empty one",
+                            item.value
+                        )));
                         return None;
                     };
                     pairs.push((Spanned::new(name.to_owned(), item.span), value.to_owned()));
@@ -430,7 +654,8 @@ impl Decoder<'_> {
             if !value::variable(&name.value) || value.contains('\0') {
                 let message = format!("{} is no environment variable", quoted(&name.value));
                 let d = Diagnostic::error("E-VALUE", name.span, message);
-                self.problems.push(d.help("A name has no blanks, no `=`, and no NUL; a value has no NUL"));
+                self.problems
+                    .push(d.help("A name has no blanks, no `=`, and no NUL; a value has no NUL"));
                 return None;
             }
             match out.iter_mut().find(|(other, _)| other.value == name.value) {
@@ -456,7 +681,11 @@ fn elsewhere(word: &str) -> Option<String> {
     fn look(keys: &'static [Key], word: &str, path: &str) -> Option<String> {
         keys.iter().find_map(|key| {
             let keys = keys::below(&key.kind)?;
-            let list = if matches!(key.kind, Kind::List { .. }) { "[]" } else { "" };
+            let list = if matches!(key.kind, Kind::List { .. }) {
+                "[]"
+            } else {
+                ""
+            };
             let here = format!("{path}{}{list}.", key.name);
             match keys.iter().find(|k| k.is(word)) {
                 Some(found) => Some(format!("{here}{}", found.name)),
@@ -489,19 +718,32 @@ pub(crate) fn merge(under: &mut Entry, over: Entry, problems: &mut Vec<Diagnosti
             }
             length if index == length => members.push(*member),
             length => {
-                let message = format!("`{}` has {length} members, and {index} would leave a gap", over.key.name);
+                let message = format!(
+                    "`{}` has {length} members, and {index} would leave a gap",
+                    over.key.name
+                );
                 let d = Diagnostic::error("E-INDEX", over.key_span, message);
                 problems.push(d.help(format!("The next free index is {length}")));
             }
         },
-        (_, body) => *under = Entry { key: over.key, key_span: over.key_span, span: over.span, body },
+        (_, body) => {
+            *under = Entry {
+                key: over.key,
+                key_span: over.key_span,
+                span: over.span,
+                body,
+            }
+        }
     }
 }
 
 /// Adds an entry that is not there yet; a member of a list that is not there makes the list.
 fn place(into: &mut Vec<Entry>, mut entry: Entry, problems: &mut Vec<Diagnostic>) {
     if let Body::Member(..) = entry.body {
-        let mut list = Entry { body: Body::List(Vec::new()), ..entry.clone() };
+        let mut list = Entry {
+            body: Body::List(Vec::new()),
+            ..entry.clone()
+        };
         merge(&mut list, entry, problems);
         into.push(list);
         return;
@@ -516,8 +758,15 @@ fn place(into: &mut Vec<Entry>, mut entry: Entry, problems: &mut Vec<Diagnostic>
 
 /// Walks over every value, and over the defaults of keys that nobody wrote, in the order of the table.
 pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, String, Span)) {
-    let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let join = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     match &entry.body {
+        Body::Wrong => {}
         Body::Leaf(leaf) => out(path, leaf_text(leaf), entry.span),
         Body::List(members) => {
             for (index, member) in members.iter().enumerate() {
@@ -531,10 +780,17 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
                     (Some(entry), _) => settings(entry, join(key.name), out),
                     (None, Kind::Map { .. }) => {
                         let body = Body::Map(Vec::new());
-                        let nothing = Entry { key, key_span: Span::NONE, span: Span::NONE, body };
+                        let nothing = Entry {
+                            key,
+                            key_span: Span::NONE,
+                            span: Span::NONE,
+                            body,
+                        };
                         settings(&nothing, join(key.name), out);
                     }
-                    (None, _) if !key.default.is_empty() => out(join(key.name), key.default.to_owned(), Span::NONE),
+                    (None, _) if !key.default.is_empty() => {
+                        out(join(key.name), key.default.to_owned(), Span::NONE)
+                    }
                     (None, _) => {}
                 }
             }
@@ -543,7 +799,9 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
 }
 
 fn leaf_text(leaf: &Leaf) -> String {
-    let spelled = |words: &mut dyn Iterator<Item = String>| format!("[{}]", words.collect::<Vec<_>>().join(", "));
+    let spelled = |words: &mut dyn Iterator<Item = String>| {
+        format!("[{}]", words.collect::<Vec<_>>().join(", "))
+    };
     match leaf {
         Leaf::Bool(b) => b.to_string(),
         Leaf::Count(n) => n.to_string(),
@@ -555,6 +813,10 @@ fn leaf_text(leaf: &Leaf) -> String {
         Leaf::Endpoint(e) => value::endpoint_text(e),
         Leaf::Word(w) => (*w).to_owned(),
         Leaf::Words(w) => spelled(&mut w.iter().map(|w| format!("{:?}", w.value))),
-        Leaf::Env(e) => spelled(&mut e.iter().map(|(name, value)| format!("{:?}", format!("{}={value}", name.value)))),
+        Leaf::Env(e) => spelled(
+            &mut e
+                .iter()
+                .map(|(name, value)| format!("{:?}", format!("{}={value}", name.value))),
+        ),
     }
 }

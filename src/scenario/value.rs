@@ -17,7 +17,11 @@ pub(crate) struct Fault {
 
 impl Fault {
     fn at(from: usize, to: usize, message: impl Into<String>) -> Self {
-        Fault { from, to, message: message.into() }
+        Fault {
+            from,
+            to,
+            message: message.into(),
+        }
     }
 
     fn all(text: &str, message: impl Into<String>) -> Self {
@@ -47,19 +51,30 @@ pub(crate) fn count(text: &str) -> Option<u64> {
         _ => (plain, 10),
     };
     let valid = !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
-    if valid { u64::from_str_radix(digits, radix).ok() } else { None }
+    if valid {
+        u64::from_str_radix(digits, radix).ok()
+    } else {
+        None
+    }
 }
 
 /// A decimal number with an optional fraction, and the unit behind it.
 fn number_and_unit(text: &str) -> Option<(u64, u64, u64, &str)> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
         return None;
     }
     let scale = 10u64.pow(u32::try_from(fraction.len()).ok()?);
-    Some((whole.parse().ok()?, fraction.parse().ok()?, scale, unit.trim_start()))
+    Some((
+        whole.parse().ok()?,
+        fraction.parse().ok()?,
+        scale,
+        unit.trim_start(),
+    ))
 }
 
 /// `whole + fraction / scale` times `unit`, exact, or nothing when it is not a whole number or too large.
@@ -88,13 +103,16 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
             let from = text.len() - unit.len();
             let ambiguous = matches!(unit, "KB" | "MB" | "GB" | "TB" | "kB");
             let message = match ambiguous {
-                true => "1000 or 1024? Write K, M, G, T (or KiB, MiB, GiB, TiB), which are powers of 1024",
+                true => {
+                    "1000 or 1024? Write K, M, G, T (or KiB, MiB, GiB, TiB), which are powers of 1024"
+                }
                 false => "not a unit of memory: K, M, G, T, KiB, MiB, GiB, TiB, or none for MiB",
             };
             return Err(Fault::at(from, text.len(), message));
         }
     };
-    times(whole, fraction, scale, 1 << shift).ok_or_else(|| Fault::all(text, "not a whole number of bytes below 2^64"))
+    times(whole, fraction, scale, 1 << shift)
+        .ok_or_else(|| Fault::all(text, "not a whole number of bytes below 2^64"))
 }
 
 /// A span of time; `None` for `none`.
@@ -103,7 +121,10 @@ pub(crate) fn time(text: &str) -> Parsed<Option<Duration>> {
         return Ok(None);
     }
     let Some((whole, fraction, scale, unit)) = number_and_unit(text) else {
-        return Err(Fault::all(text, "expected a time, such as 1500ms, 10s, 2m or 1h, or none"));
+        return Err(Fault::all(
+            text,
+            "expected a time, such as 1500ms, 10s, 2m or 1h, or none",
+        ));
     };
     let micros = match unit {
         "us" | "µs" => 1,
@@ -111,10 +132,19 @@ pub(crate) fn time(text: &str) -> Parsed<Option<Duration>> {
         "" | "s" | "sec" => 1_000_000,
         "m" | "min" => 60_000_000,
         "h" => 3_600_000_000,
-        _ => return Err(Fault::at(text.len() - unit.len(), text.len(), "not a unit of time: us, ms, s, m, h, or none for seconds")),
+        _ => {
+            return Err(Fault::at(
+                text.len() - unit.len(),
+                text.len(),
+                "not a unit of time: us, ms, s, m, h, or none for seconds",
+            ));
+        }
     };
     match times(whole, fraction, scale, micros) {
-        Some(0) => Err(Fault::all(text, "a time of nothing at all: write none for no limit")),
+        Some(0) => Err(Fault::all(
+            text,
+            "a time of nothing at all: write none for no limit",
+        )),
         Some(n) if n <= 3_600_000_000 * 24 * 366 => Ok(Some(Duration::from_micros(n))),
         _ => Err(Fault::all(text, "a time between 1us and a year")),
     }
@@ -123,11 +153,19 @@ pub(crate) fn time(text: &str) -> Parsed<Option<Duration>> {
 /// A name that is safe in file names, serial numbers and XML.
 pub(crate) fn name(text: &str, max: usize) -> Parsed<String> {
     if text.is_empty() || text.len() > max {
-        return Err(Fault::all(text, format!("{} bytes long; a name has 1 to {max}", text.len())));
+        return Err(Fault::all(
+            text,
+            format!("{} bytes long; a name has 1 to {max}", text.len()),
+        ));
     }
-    let odd = text.char_indices().find(|(_, c)| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.' | '+' | ':'));
+    let odd = text
+        .char_indices()
+        .find(|(_, c)| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.' | '+' | ':'));
     if let Some((at, c)) = odd {
-        let message = format!("{} may not stand in a name: letters, digits, `-`, `_`, `.`, `+`, `:`", crate::diag::quoted(&c.to_string()));
+        let message = format!(
+            "{} may not stand in a name: letters, digits, `-`, `_`, `.`, `+`, `:`",
+            crate::diag::quoted(&c.to_string())
+        );
         return Err(Fault::at(at, at + c.len_utf8(), message));
     }
     if text.chars().all(|c| c == '.') {
@@ -149,12 +187,19 @@ pub(crate) fn path(text: &str, base: &Base) -> Parsed<PathBuf> {
         return Err(Fault::all(text, "an empty file name"));
     }
     let Some(rest) = text.strip_prefix('~') else {
-        return Ok(if base.dir.as_os_str().is_empty() { PathBuf::from(text) } else { base.dir.join(text) });
+        return Ok(if base.dir.as_os_str().is_empty() {
+            PathBuf::from(text)
+        } else {
+            base.dir.join(text)
+        });
     };
     match (&base.home, rest.is_empty() || rest.starts_with('/')) {
         (Some(home), true) => Ok(home.join(rest.trim_start_matches('/'))),
         (None, true) => Err(Fault::at(0, 1, "`~` needs $HOME, which is not set")),
-        (_, false) => Err(Fault::all(text, "`~user` is not understood: write the directory, or ./~… for a file of that name")),
+        (_, false) => Err(Fault::all(
+            text,
+            "`~user` is not understood: write the directory, or ./~… for a file of that name",
+        )),
     }
 }
 
@@ -177,12 +222,21 @@ pub(crate) fn endpoint(text: &str, base: &Base) -> Parsed<Endpoint> {
                 let path = inner(5)?;
                 // sockaddr_un holds 108 bytes with the NUL (linux/un.h, UNIX_PATH_MAX).
                 if path.as_os_str().len() > 107 {
-                    return Err(Fault::at(5, 5 + socket.len(), format!("the socket's path {} is longer than the 107 bytes a socket may have", path.display())));
+                    return Err(Fault::at(
+                        5,
+                        5 + socket.len(),
+                        format!(
+                            "the socket's path {} is longer than the 107 bytes a socket may have",
+                            path.display()
+                        ),
+                    ));
                 }
                 Endpoint::Unix(path)
             }
             Some(("fd", number)) => match count(number) {
-                Some(n) if n <= 1 << 20 && !number.starts_with('+') => Endpoint::Given(format!("fd:{n}")),
+                Some(n) if n <= 1 << 20 && !number.starts_with('+') => {
+                    Endpoint::Given(format!("fd:{n}"))
+                }
                 _ => return Err(Fault::at(3, text.len(), "not the number of a descriptor")),
             },
             _ => return Err(Fault::all(text, format!("expected {forms}"))),
@@ -257,7 +311,7 @@ pub(crate) fn variable(text: &str) -> bool {
 }
 
 /// A size as people write it: the largest unit that divides it.
-pub fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes > 0 && bytes % (1 << shift) == 0 {
             return format!("{} {unit}", bytes >> shift);
@@ -301,7 +355,17 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "M", "1.G", "-1", "1e3", "99999999999999999999", "20000000T", "0.0001K", "1..5G"] {
+        for text in [
+            "",
+            "M",
+            "1.G",
+            "-1",
+            "1e3",
+            "99999999999999999999",
+            "20000000T",
+            "0.0001K",
+            "1..5G",
+        ] {
             assert!(size(text).is_err(), "{text}");
         }
         assert_eq!(size("12MB").map_err(|f| (f.from, f.to)), Err((2, 4)));
@@ -317,14 +381,40 @@ mod tests {
         for text in ["", "0", "0s", "5 days", "-1s", "400000h", "s"] {
             assert!(time(text).is_err(), "{text}");
         }
-        assert_eq!((count("12"), count("0x10"), count("0o17"), count("+3"), count("0")), (Some(12), Some(16), Some(15), Some(3), Some(0)));
-        assert!(["", "012", "1.0", "-1", "0x", "+", "1_000", "0x+1", "18446744073709551616"].iter().all(|t| count(t).is_none()));
+        assert_eq!(
+            (
+                count("12"),
+                count("0x10"),
+                count("0o17"),
+                count("+3"),
+                count("0")
+            ),
+            (Some(12), Some(16), Some(15), Some(3), Some(0))
+        );
+        assert!(
+            [
+                "",
+                "012",
+                "1.0",
+                "-1",
+                "0x",
+                "+",
+                "1_000",
+                "0x+1",
+                "18446744073709551616"
+            ]
+            .iter()
+            .all(|t| count(t).is_none())
+        );
     }
 
     #[test]
     fn command_lines_split_as_a_shell_does() {
         let split = |t| words(t).unwrap();
-        assert_eq!(split(r#"sh -c 'echo "a  b"; exit 3'"#), ["sh", "-c", "echo \"a  b\"; exit 3"]);
+        assert_eq!(
+            split(r#"sh -c 'echo "a  b"; exit 3'"#),
+            ["sh", "-c", "echo \"a  b\"; exit 3"]
+        );
         assert_eq!(split(r#"a"b c"d\ e "" "\$x\n""#), ["ab cd e", "", "$x\\n"]);
         assert_eq!(split("  "), [""; 0]);
         for text in ["'a", "\"a", "a\\", "\"a\\"] {
@@ -334,7 +424,10 @@ mod tests {
 
     #[test]
     fn stream_ends_read_back() {
-        let base = Base { dir: "/lab".into(), home: Some("/root".into()) };
+        let base = Base {
+            dir: "/lab".into(),
+            home: Some("/root".into()),
+        };
         for (text, back) in [
             ("stdio", "stdio"),
             ("null", "null"),
@@ -343,7 +436,11 @@ mod tests {
             ("file:/a:b", "file:/a:b"),
             ("fd:3", "fd:3"),
         ] {
-            assert_eq!(endpoint(text, &base).map(|e| endpoint_text(&e)), Ok(back.to_owned()), "{text}");
+            assert_eq!(
+                endpoint(text, &base).map(|e| endpoint_text(&e)),
+                Ok(back.to_owned()),
+                "{text}"
+            );
         }
         for text in ["", "tcp:1", "file:", "unix:", "fd:", "fd:x", "STDIO"] {
             assert!(endpoint(text, &base).is_err(), "{text}");
@@ -353,10 +450,17 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_scenario() {
-        let base = Base { dir: "lab".into(), home: None };
+        let base = Base {
+            dir: "lab".into(),
+            home: None,
+        };
         assert_eq!(path("a", &base), Ok("lab/a".into()));
         assert_eq!(path("/a", &base), Ok("/a".into()));
-        assert!(path("~/a", &base).is_err() && path("~bob/a", &base).is_err() && path("", &base).is_err());
+        assert!(
+            path("~/a", &base).is_err()
+                && path("~bob/a", &base).is_err()
+                && path("", &base).is_err()
+        );
     }
 
     proptest! {

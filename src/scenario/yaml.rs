@@ -33,7 +33,10 @@ pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// Text; `plain` when it was written without quotes.
-    Scalar { text: Arc<str>, plain: bool },
+    Scalar {
+        text: Arc<str>,
+        plain: bool,
+    },
     Seq(Arc<Vec<Node>>),
     Map(Arc<Vec<(Spanned<Arc<str>>, Node)>>),
 }
@@ -56,12 +59,18 @@ impl Node {
 /// The text as far as it can be shown, with the message that says what is wrong with it.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Arc<str>, (Arc<str>, Box<Problem>)> {
     if bytes.len() > MAX_BYTES {
-        let message = format!("The text has {} bytes, and a scenario has at most {MAX_BYTES}", bytes.len());
+        let message = format!(
+            "The text is longer than the {} KiB that a scenario may have",
+            MAX_BYTES >> 10
+        );
         return Err((Arc::from(""), Problem::new("E-YAML-SIZE", 0, 0, message)));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         let problem = Problem::new("E-ENCODING", 0, 0, "The text is UTF-16, not UTF-8".into());
-        return Err((Arc::from(""), problem.help("Convert it: iconv -f UTF-16 -t UTF-8")));
+        return Err((
+            Arc::from(""),
+            problem.help("Convert it: iconv -f UTF-16 -t UTF-8"),
+        ));
     }
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
     let text = match std::str::from_utf8(bytes) {
@@ -69,17 +78,26 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Arc<str>, (Arc<str>, Box<Problem>)>
         Err(error) => {
             let at = error.valid_up_to();
             let byte = bytes.get(at).copied().unwrap_or(0);
-            let problem = Problem::new("E-ENCODING", at, at, format!("Byte 0x{byte:02x} is not UTF-8 text"));
+            let problem = Problem::new(
+                "E-ENCODING",
+                at,
+                at,
+                format!("Byte 0x{byte:02x} is not UTF-8 text"),
+            );
             return Err((String::from_utf8_lossy(bytes).into(), problem));
         }
     };
     let bad = |c: &char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
-    let suspect = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0x7f || *b >= 0xc2;
+    let suspect =
+        |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0x7f || *b >= 0xc2;
     if text.as_bytes().iter().any(suspect)
         && let Some((at, c)) = text.char_indices().find(|(_, c)| bad(c))
     {
         let message = format!("The character U+{:04X} may not stand in YAML", c as u32);
-        return Err((text.into(), Problem::new("E-YAML", at, at + c.len_utf8(), message)));
+        return Err((
+            text.into(),
+            Problem::new("E-YAML", at, at + c.len_utf8(), message),
+        ));
     }
     Ok(text.into())
 }
@@ -96,7 +114,13 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(code: &'static str, from: usize, to: usize, message: String) -> Box<Self> {
-        Box::new(Problem { code, from, to, message, help: None })
+        Box::new(Problem {
+            code,
+            from,
+            to,
+            message,
+            help: None,
+        })
     }
 
     fn help(mut self: Box<Self>, text: &'static str) -> Box<Self> {
@@ -106,7 +130,11 @@ impl Problem {
 
     /// The message, once the text has a number.
     pub(crate) fn diagnostic(self, source: u16) -> Diagnostic {
-        let mut d = Diagnostic::error(self.code, Span::new(source, self.from, self.to), self.message);
+        let mut d = Diagnostic::error(
+            self.code,
+            Span::new(source, self.from, self.to),
+            self.message,
+        );
         d.help = self.help.map(str::to_owned);
         d
     }
@@ -114,8 +142,21 @@ impl Problem {
 
 /// Parses one document. An empty text is [`Value::Null`]. `base` shifts every place: the text is a part of a longer
 /// one (a flag) that starts there.
-pub(crate) fn parse(text: &str, source: u16, base: usize, problems: &mut Vec<Diagnostic>) -> Option<Node> {
-    let mut builder = Builder { text, offsets: offsets(text), source, base, nodes: 0, anchors: HashMap::new(), problems };
+pub(crate) fn parse(
+    text: &str,
+    source: u16,
+    base: usize,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Node> {
+    let mut builder = Builder {
+        text,
+        offsets: offsets(text),
+        source,
+        base,
+        nodes: 0,
+        anchors: HashMap::new(),
+        problems,
+    };
     match builder.document() {
         Ok(node) => Some(node),
         Err(diagnostic) => {
@@ -127,7 +168,14 @@ pub(crate) fn parse(text: &str, source: u16, base: usize, problems: &mut Vec<Dia
 
 /// A scalar as it stands, without YAML's rules: the value of a flag.
 pub(crate) fn plain(text: &str, span: Span) -> Node {
-    let value = if text.is_empty() { Value::Null } else { Value::Scalar { text: text.into(), plain: true } };
+    let value = if text.is_empty() {
+        Value::Null
+    } else {
+        Value::Scalar {
+            text: text.into(),
+            plain: true,
+        }
+    };
     Node { value, span }
 }
 
@@ -136,7 +184,9 @@ fn offsets(text: &str) -> Vec<u32> {
     if text.is_ascii() {
         return Vec::new();
     }
-    text.char_indices().map(|(at, _)| u32::try_from(at).unwrap_or(u32::MAX)).collect()
+    text.char_indices()
+        .map(|(at, _)| u32::try_from(at).unwrap_or(u32::MAX))
+        .collect()
 }
 
 /// A list or map that is not closed yet.
@@ -150,7 +200,11 @@ struct Open {
 
 enum Body {
     Seq(Vec<Node>),
-    Map { pairs: Vec<(Spanned<Arc<str>>, Node)>, key: Option<Spanned<Arc<str>>>, seen: Option<HashMap<Arc<str>, Span>> },
+    Map {
+        pairs: Vec<(Spanned<Arc<str>>, Node)>,
+        key: Option<Spanned<Arc<str>>>,
+        seen: Option<HashMap<Arc<str>, Span>>,
+    },
 }
 
 /// A finished value that an alias may repeat: what it is, how many nodes, how deep.
@@ -178,7 +232,9 @@ impl Builder<'_> {
         if self.offsets.is_empty() {
             return index.min(self.text.len());
         }
-        self.offsets.get(index).map_or(self.text.len(), |at| *at as usize)
+        self.offsets
+            .get(index)
+            .map_or(self.text.len(), |at| *at as usize)
     }
 
     fn span(&self, span: &saphyr_parser::Span) -> Span {
@@ -196,7 +252,9 @@ impl Builder<'_> {
             let (event, place) = event.map_err(|e| self.syntax(&e))?;
             let span = self.span(&place);
             let (node, nodes, height, anchor) = match event {
-                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => continue,
+                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {
+                    continue;
+                }
                 Event::DocumentStart(_) => {
                     documents += 1;
                     if documents > 1 {
@@ -207,7 +265,11 @@ impl Builder<'_> {
                 }
                 Event::Alias(id) => {
                     let Some(anchored) = self.anchors.get(&id).cloned() else {
-                        let d = Diagnostic::error("E-YAML", span, "This alias stands inside the value it repeats");
+                        let d = Diagnostic::error(
+                            "E-YAML",
+                            span,
+                            "This alias stands inside the value it repeats",
+                        );
                         return Err(Box::new(d));
                     };
                     (anchored.node, anchored.nodes, anchored.height, 0)
@@ -216,7 +278,14 @@ impl Builder<'_> {
                     self.no_tag(tag.is_some(), span)?;
                     let plain = style == ScalarStyle::Plain;
                     let null = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-                    let value = if null { Value::Null } else { Value::Scalar { text: text.as_ref().into(), plain } };
+                    let value = if null {
+                        Value::Null
+                    } else {
+                        Value::Scalar {
+                            text: text.as_ref().into(),
+                            plain,
+                        }
+                    };
                     let span = self.trim(span, if plain { &text } else { "" });
                     (Node { value, span }, 1, 0, anchor)
                 }
@@ -227,9 +296,19 @@ impl Builder<'_> {
                     }
                     let body = match event {
                         Event::SequenceStart(..) => Body::Seq(Vec::new()),
-                        _ => Body::Map { pairs: Vec::new(), key: None, seen: None },
+                        _ => Body::Map {
+                            pairs: Vec::new(),
+                            key: None,
+                            seen: None,
+                        },
                     };
-                    stack.push(Open { anchor, start: span, nodes_before: self.nodes, height: 0, body });
+                    stack.push(Open {
+                        anchor,
+                        start: span,
+                        nodes_before: self.nodes,
+                        height: 0,
+                        body,
+                    });
                     continue;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
@@ -247,14 +326,23 @@ impl Builder<'_> {
             };
             self.nodes = self.nodes.saturating_add(nodes);
             if self.nodes > MAX_NODES {
-                let message = format!("The scenario has more than {MAX_NODES} values, aliases counted as what they repeat");
+                let message = format!(
+                    "The scenario has more than {MAX_NODES} values, aliases counted as what they repeat"
+                );
                 return Err(Box::new(Diagnostic::error("E-YAML-BOMB", span, message)));
             }
             if stack.len() as u32 + height > MAX_DEPTH {
                 return Err(too_deep(span));
             }
             if anchor != 0 {
-                self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, height });
+                self.anchors.insert(
+                    anchor,
+                    Anchored {
+                        node: node.clone(),
+                        nodes,
+                        height,
+                    },
+                );
             }
             match stack.last_mut() {
                 None => root = Some(node),
@@ -265,7 +353,10 @@ impl Builder<'_> {
             }
         }
         let end = Span::new(self.source, self.base, self.base);
-        Ok(root.unwrap_or(Node { value: Value::Null, span: end }))
+        Ok(root.unwrap_or(Node {
+            value: Value::Null,
+            span: end,
+        }))
     }
 
     fn no_tag(&self, tagged: bool, span: Span) -> Step<()> {
@@ -273,14 +364,20 @@ impl Builder<'_> {
             return Ok(());
         }
         let d = Diagnostic::error("E-YAML-TAG", span, "A scenario has no use for YAML tags");
-        Err(Box::new(d.help("Remove the word that starts with `!`: each key knows the type of its value")))
+        Err(Box::new(d.help(
+            "Remove the word that starts with `!`: each key knows the type of its value",
+        )))
     }
 
     /// The place of a scalar alone: a block scalar's runs on to the next line that is not its own, and one with an
     /// anchor starts there.
     fn trim(&self, span: Span, scalar: &str) -> Span {
         let written = self.slice(span).trim_end_matches([' ', '\t', '\n', '\r']);
-        let from = if written.ends_with(scalar) && !scalar.is_empty() { written.len() - scalar.len() } else { 0 };
+        let from = if written.ends_with(scalar) && !scalar.is_empty() {
+            written.len() - scalar.len()
+        } else {
+            0
+        };
         span.part(from, written.len())
     }
 
@@ -297,18 +394,39 @@ impl Builder<'_> {
 
     fn syntax(&self, error: &saphyr_parser::ScanError) -> Box<Diagnostic> {
         let at = self.byte(error.marker().index());
-        let line_start = self.text.get(..at).and_then(|t| t.rfind('\n')).map_or(0, |n| n + 1);
+        let line_start = self
+            .text
+            .get(..at)
+            .and_then(|t| t.rfind('\n'))
+            .map_or(0, |n| n + 1);
         let line = self.text.get(line_start..).unwrap_or_default();
         let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
         let indent = line.get(..blank).unwrap_or_default();
         if let Some(tab) = indent.find('\t') {
             let from = self.base + line_start + tab;
-            let d = Diagnostic::error("E-YAML", Span::new(self.source, from, from + 1), "A tab indents this line");
-            return Box::new(d.why("YAML indents by spaces only").help("Replace the tab by spaces"));
+            let d = Diagnostic::error(
+                "E-YAML",
+                Span::new(self.source, from, from + 1),
+                "A tab indents this line",
+            );
+            return Box::new(
+                d.why("YAML indents by spaces only")
+                    .help("Replace the tab by spaces"),
+            );
         }
-        let end = at + self.text.get(at..).and_then(|t| t.chars().next()).filter(|c| *c != '\n').map_or(0, char::len_utf8);
+        let end = at
+            + self
+                .text
+                .get(at..)
+                .and_then(|t| t.chars().next())
+                .filter(|c| *c != '\n')
+                .map_or(0, char::len_utf8);
         let span = Span::new(self.source, self.base + at, self.base + end);
-        Box::new(Diagnostic::error("E-YAML", span, format!("This is not YAML: {}", error.info())))
+        Box::new(Diagnostic::error(
+            "E-YAML",
+            span,
+            format!("This is not YAML: {}", error.info()),
+        ))
     }
 }
 
@@ -326,7 +444,11 @@ fn add(body: &mut Body, node: Node, problems: &mut Vec<Diagnostic>) -> Step<()> 
                 let text = match &node.value {
                     Value::Scalar { text, .. } => text.clone(),
                     _ => {
-                        let d = Diagnostic::error("E-YAML-KEY", node.span, format!("A key cannot be {}", node.kind()));
+                        let d = Diagnostic::error(
+                            "E-YAML-KEY",
+                            node.span,
+                            format!("A key cannot be {}", node.kind()),
+                        );
                         return Err(Box::new(d.help("Keys are words: `name: value`")));
                     }
                 };
@@ -335,7 +457,10 @@ fn add(body: &mut Body, node: Node, problems: &mut Vec<Diagnostic>) -> Step<()> 
             Some(name) => {
                 let first = match seen {
                     Some(seen) => seen.get(&name.value).copied(),
-                    None => pairs.iter().find(|(k, _)| k.value == name.value).map(|(k, _)| k.span),
+                    None => pairs
+                        .iter()
+                        .find(|(k, _)| k.value == name.value)
+                        .map(|(k, _)| k.span),
                 };
                 if let Some(first) = first {
                     let message = format!("The key {} is given twice", quoted(&name.value));
@@ -348,7 +473,12 @@ fn add(body: &mut Body, node: Node, problems: &mut Vec<Diagnostic>) -> Step<()> 
                 }
                 pairs.push((name, node));
                 if seen.is_none() && pairs.len() > 16 {
-                    *seen = Some(pairs.iter().map(|(k, _)| (k.value.clone(), k.span)).collect());
+                    *seen = Some(
+                        pairs
+                            .iter()
+                            .map(|(k, _)| (k.value.clone(), k.span))
+                            .collect(),
+                    );
                 }
             }
         },

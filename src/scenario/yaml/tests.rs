@@ -19,7 +19,10 @@ fn show(node: &Node) -> String {
         Value::Scalar { text, .. } => format!("{text:?}"),
         Value::Seq(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
         Value::Map(pairs) => {
-            let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{}:{}", k.value, show(v))).collect();
+            let pairs: Vec<String> = pairs
+                .iter()
+                .map(|(k, v)| format!("{}:{}", k.value, show(v)))
+                .collect();
             format!("{{{}}}", pairs.join(" "))
         }
     }
@@ -39,7 +42,10 @@ fn reads_the_forms_of_yaml() {
         ("a: \"1\"\nb: 'x'\n", "{a:\"1\" b:\"x\"}"),
         ("a:\n- 1\n- 2\n", "{a:[1 2]}"),
         ("a: {b: [1, 2], c: ~}", "{a:{b:[1 2] c:~}}"),
-        ("a: |\n  x\n  y\nb: >\n  x\n  y\n", "{a:\"x\\ny\\n\" b:\"x y\\n\"}"),
+        (
+            "a: |\n  x\n  y\nb: >\n  x\n  y\n",
+            "{a:\"x\\ny\\n\" b:\"x y\\n\"}",
+        ),
         ("a: &x {b: 1}\nc: *x\n", "{a:{b:1} c:{b:1}}"),
         ("%YAML 1.2\n---\na: null\n...\n", "{a:~}"),
         ("a: 1\r\nb: 2\r\n", "{a:1 b:2}"),
@@ -64,11 +70,18 @@ fn refuses_what_a_scenario_has_no_use_for() {
         ("a:\n\tb: 1\n", "E-YAML A tab"),
         ("a: 'x\n", "E-YAML "),
     ] {
-        assert!(shown(text).starts_with(code), "{text:?} gave {}", shown(text));
+        assert!(
+            shown(text).starts_with(code),
+            "{text:?} gave {}",
+            shown(text)
+        );
     }
     assert!(shown(&"[".repeat(65)).starts_with("E-YAML-DEPTH"));
     assert!(shown(&"- ".repeat(65)).starts_with("E-YAML-DEPTH"));
-    assert_eq!(shown(&format!("{}1{}", "[".repeat(64), "]".repeat(64))).len(), 129);
+    assert_eq!(
+        shown(&format!("{}1{}", "[".repeat(64), "]".repeat(64))).len(),
+        129
+    );
     assert!(shown(&"- 1\n".repeat(10_000)).starts_with("E-YAML-BOMB"));
 }
 
@@ -97,12 +110,23 @@ fn many_keys_are_compared_with_all_before() {
 
 #[test]
 fn bytes_become_text_or_a_message() {
-    let code = |bytes: &[u8]| decode(bytes).map(|t| t.to_string()).map_err(|(_, p)| p.diagnostic(0).code);
+    let code = |bytes: &[u8]| {
+        decode(bytes)
+            .map(|t| t.to_string())
+            .map_err(|(_, p)| p.diagnostic(0).code)
+    };
     assert_eq!(code(b"\xef\xbb\xbfa: 1"), Ok("a: 1".into()));
     assert_eq!(code("a: é\u{85}".as_bytes()), Ok("a: é\u{85}".into()));
     assert_eq!(code(b"a: \xff"), Err("E-ENCODING"));
     assert_eq!(code(b"\xff\xfea\0"), Err("E-ENCODING"));
-    for bad in ["a: \0 b: 1", "a\u{1b}[2J", "\u{7f}", "\u{80}", "a\u{feff}", "\u{b}"] {
+    for bad in [
+        "a: \0 b: 1",
+        "a\u{1b}[2J",
+        "\u{7f}",
+        "\u{80}",
+        "a\u{feff}",
+        "\u{b}",
+    ] {
         assert_eq!(code(bad.as_bytes()), Err("E-YAML"), "{bad:?}");
     }
     assert_eq!(code(&vec![b'a'; MAX_BYTES + 1]), Err("E-YAML-SIZE"));
@@ -110,11 +134,17 @@ fn bytes_become_text_or_a_message() {
 
 /// Every place must be a part of the text, and a plain scalar's place must be its text.
 fn check_places(text: &str, node: &Node) {
-    let at = |span: Span| text.get(span.start()..span.start() + span.len()).map(str::to_owned);
+    let at = |span: Span| {
+        text.get(span.start()..span.start() + span.len())
+            .map(str::to_owned)
+    };
     let written = at(node.span);
     assert!(written.is_some(), "{:?} is no place in {text:?}", node.span);
     match &node.value {
-        Value::Scalar { text: value, plain: true } if !value.contains(['\n', ' ', '\t']) => {
+        Value::Scalar {
+            text: value,
+            plain: true,
+        } if !value.contains(['\n', ' ', '\t']) => {
             assert_eq!(written.as_deref(), Some(&**value), "in {text:?}");
         }
         Value::Seq(items) => items.iter().for_each(|n| check_places(text, n)),
@@ -137,10 +167,41 @@ fn places_survive_characters_of_many_bytes() {
 /// Text that looks like YAML often enough to reach every corner.
 fn yamlish() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
-        Just("a: "), Just("- "), Just("\n"), Just("  "), Just("["), Just("]"), Just("{"), Just("}"), Just(", "),
-        Just(": "), Just("? "), Just("&x "), Just("*x"), Just("!t "), Just("'"), Just("\""), Just("|"), Just(">-\n"),
-        Just("#"), Just("---"), Just("..."), Just("%"), Just("\t"), Just("\r"), Just("é"), Just("b"), Just("\\x"),
-        Just("\u{85}"), Just("<<: "), Just("0"), Just("~"), Just("\u{2028}"), Just("@"), Just("`"), Just("|2"),
+        Just("a: "),
+        Just("- "),
+        Just("\n"),
+        Just("  "),
+        Just("["),
+        Just("]"),
+        Just("{"),
+        Just("}"),
+        Just(", "),
+        Just(": "),
+        Just("? "),
+        Just("&x "),
+        Just("*x"),
+        Just("!t "),
+        Just("'"),
+        Just("\""),
+        Just("|"),
+        Just(">-\n"),
+        Just("#"),
+        Just("---"),
+        Just("..."),
+        Just("%"),
+        Just("\t"),
+        Just("\r"),
+        Just("é"),
+        Just("b"),
+        Just("\\x"),
+        Just("\u{85}"),
+        Just("<<: "),
+        Just("0"),
+        Just("~"),
+        Just("\u{2028}"),
+        Just("@"),
+        Just("`"),
+        Just("|2"),
     ];
     proptest::collection::vec(piece, 0..40).prop_map(|v| v.concat())
 }

@@ -1,0 +1,351 @@
+//! `(scenario, facts) → Plan`: pure, one file per family of keys. What a scenario leaves open is decided here, and
+//! what cannot work is said here, with the place that asked for it.
+
+#![forbid(unsafe_code)]
+
+mod console;
+mod cpu;
+mod devices;
+mod disk;
+mod events;
+mod kernel;
+mod memory;
+mod ports;
+
+use serde::{Deserialize, Serialize};
+use vsc_devices::virtio::rng::RngSpec;
+use vsc_vmm::resources::{InitrdPart, Irqchip, Payload, VmResources};
+
+use crate::diag::{Diagnostic, Diagnostics};
+use crate::facts::Facts;
+use crate::scenario::{Parsed, Root, Scenario, Setting, value, word};
+
+pub use devices::{DevicePair, device_pairs};
+
+/// Messages while compiling.
+type Problems = Vec<Diagnostic>;
+
+/// Everything that a run needs to know, as plain data.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The machine.
+    pub resources: VmResources,
+    /// What it is for.
+    pub run: RunPlan,
+    /// What is legal but unwise.
+    pub warnings: Diagnostics,
+    parsed: Parsed,
+}
+
+impl Plan {
+    /// Every value with its origin, for `plan` and `explain`.
+    pub fn settings(&self) -> Vec<Setting> {
+        self.parsed.settings()
+    }
+}
+
+/// What the runner does with the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunPlan {
+    /// The command and its arguments; empty: none, the machine runs what it boots.
+    pub command: Vec<String>,
+    /// Its environment, names and values.
+    pub env: Vec<(String, String)>,
+    /// Its working directory, in the guest.
+    pub workdir: String,
+    /// The file system it runs in; `None` is the initrd.
+    pub root: Option<RootPlan>,
+    /// How its standard streams travel.
+    pub stdio: Stdio,
+    /// The initrd that the runner has to make.
+    pub initrd: InitrdPlan,
+    /// Descriptors of this process that streams of the scenario name as `fd:N`; each is the name of a
+    /// [`vsc_devices::stream::Endpoint::Given`] and the number.
+    pub descriptors: Vec<(String, u32)>,
+}
+
+/// A file system of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootPlan {
+    /// Device node in the guest.
+    pub device: String,
+    /// Type; empty: each that the kernel knows.
+    pub fstype: String,
+    /// Options as in mount(8).
+    pub options: String,
+}
+
+/// How a command's standard streams travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdio {
+    /// There is no command.
+    #[default]
+    None,
+    /// Three ports: `vsc.stdin`, `vsc.stdout`, `vsc.stderr`.
+    Pipes,
+    /// A terminal: `vsc.tty`, hvc0 in the guest.
+    Terminal,
+}
+
+/// What the runner has to put into the initrd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitrdPlan {
+    /// Nothing: the machine has all it needs.
+    #[default]
+    Nothing,
+    /// PID 1, what it shall do, and modules for the devices: the command's files are on a disk or in the scenario's
+    /// own initrd.
+    InitOnly,
+    /// The same and a small user space with the command's files.
+    Tiny,
+}
+
+/// Compiles. All errors and warnings of the scenario come out together, parse errors first.
+///
+/// # Errors
+/// All messages, when at least one is an error.
+pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
+    let mut problems = parsed.problems.clone();
+    let (resources, run) = build(&parsed, facts, &mut problems);
+    let messages = Diagnostics::new(problems, parsed.sources.clone());
+    match resources {
+        Some(resources) if !messages.has_errors() => Ok(Plan {
+            resources,
+            run,
+            warnings: messages,
+            parsed,
+        }),
+        _ => Err(messages),
+    }
+}
+
+fn build(
+    parsed: &Parsed,
+    facts: &dyn Facts,
+    problems: &mut Problems,
+) -> (Option<VmResources>, RunPlan) {
+    let Scenario {
+        name,
+        cpu,
+        memory,
+        kernel,
+        root,
+        command,
+        env,
+        workdir,
+        disks,
+        serials,
+        consoles,
+        console,
+        rng,
+        irqchip,
+        pit,
+        iothreads,
+        events,
+        limits,
+        guest_parameters,
+    } = &parsed.scenario;
+
+    let command_span = command.as_ref().map(|c| c.span);
+    if let Some(command) = command
+        && command
+            .value
+            .first()
+            .is_none_or(|first| first.value.is_empty())
+    {
+        let d = Diagnostic::error("E-VALUE", command.span, "The command is empty");
+        problems.push(d.help("For example `command: uname -r`"));
+    }
+    if command.is_none() {
+        let unused = [
+            ("env", env.first().map(|(name, _)| name.span)),
+            ("workdir", workdir.as_ref().map(|w| w.span)),
+        ];
+        for (key, span) in unused
+            .into_iter()
+            .filter_map(|(key, span)| Some((key, span?)))
+        {
+            let d = Diagnostic::warning(
+                "W-UNUSED",
+                span,
+                format!("`{key}` is for a command, and there is none"),
+            );
+            problems.push(d.help("Add `command: …`, or `-- CMD` on the command line"));
+        }
+    }
+    if let Some(dir) = workdir
+        && !dir.value.starts_with('/')
+    {
+        let d = Diagnostic::error(
+            "E-VALUE",
+            dir.span,
+            "`workdir` is a directory of the guest and starts with `/`",
+        );
+        problems.push(d.help(format!("Write `workdir: /{}`", dir.value)));
+    }
+
+    let vcpus = cpu::compile(cpu, facts, problems);
+    let ram = memory::compile(memory, facts, problems);
+    let blocks = disk::compile(disks, facts, problems);
+    let terminals = if command.is_some() {
+        facts.terminals()
+    } else {
+        Default::default()
+    };
+    let streams = (serials.as_slice(), consoles.as_slice(), console);
+    let streams = console::compile(streams, &kernel.console, command_span, terminals, problems);
+    let around = kernel::Around {
+        command: command.is_some(),
+        root,
+        first_disk: disks.first().map(|d| !d.read_only.is_some_and(|r| r.value)),
+        memory: ram,
+        consoles: streams.there,
+        console: streams.kernel_console,
+    };
+    let payload = kernel::compile(kernel, guest_parameters, &around, facts, problems);
+    let chip = word(*irqchip).unwrap_or(Irqchip::Split);
+    if let (Irqchip::Split, Some(pit)) = (chip, pit)
+        && pit.value
+    {
+        let mut d = Diagnostic::error("E-CONFLICT", pit.span, "A split irqchip has no PIT");
+        if let Some(irqchip) = irqchip {
+            d = d.also(irqchip.span, "split here");
+        }
+        problems
+            .push(d.why("KVM keeps the PIT with the PIC, and a split irqchip has none of them"));
+    }
+
+    let run = run_plan(parsed, &around, streams.stdio, payload.as_ref());
+    let resources = payload.map(|payload| VmResources {
+        name: machine_name(parsed, name.as_ref().map(|n| n.value.as_str())),
+        cpus: vcpus,
+        memory: ram,
+        irqchip: chip,
+        pit: pit.is_some_and(|p| p.value),
+        payload,
+        serials: streams.serials,
+        consoles: streams.consoles,
+        disks: blocks,
+        rng: if rng.is_some_and(|r| r.value) {
+            Some(RngSpec::default())
+        } else {
+            None
+        },
+        console_log: console.log.as_ref().map(|l| l.value.clone()),
+        iothreads: iothreads.map_or(1, |n| u32::try_from(n.value).unwrap_or(1)),
+        events: events::compile(events, problems),
+        limits: events::limits(limits, problems),
+    });
+    (resources, run)
+}
+
+fn run_plan(
+    parsed: &Parsed,
+    around: &kernel::Around<'_>,
+    stdio: Stdio,
+    payload: Option<&Payload>,
+) -> RunPlan {
+    let Scenario {
+        command,
+        env,
+        workdir,
+        root,
+        serials,
+        consoles,
+        ..
+    } = &parsed.scenario;
+    let ends = serials.iter().filter_map(|s| s.to.as_ref());
+    let ends = ends.chain(
+        consoles
+            .iter()
+            .flat_map(|c| [&c.input, &c.output, &c.tty])
+            .flatten(),
+    );
+    let descriptors = ends.filter_map(|end| {
+        let vsc_devices::stream::Endpoint::Given(name) = &end.value else {
+            return None;
+        };
+        Some((name.clone(), name.strip_prefix("fd:")?.parse().ok()?))
+    });
+    let descriptors = descriptors.collect();
+    let Some(command) = command else {
+        return RunPlan {
+            descriptors,
+            ..RunPlan::default()
+        };
+    };
+    let own_initrd = matches!(payload, Some(Payload::Kernel(k)) if k.initrd.iter().any(|i| matches!(i, InitrdPart::File(_))));
+    let Root {
+        device,
+        fstype,
+        options,
+    } = root;
+    let text = |given: &crate::scenario::Given<String>| {
+        given.as_ref().map(|g| g.value.clone()).unwrap_or_default()
+    };
+    let root = match (device, around.first_disk) {
+        (Some(device), _) => Some((device.value.clone(), around.first_disk != Some(false))),
+        (None, Some(writable)) if !own_initrd => Some(("/dev/vda".to_owned(), writable)),
+        (None, _) => None,
+    };
+    let root = root.map(|(device, writable)| {
+        let options = match (text(options), writable) {
+            (options, _) if !options.is_empty() => options,
+            (_, true) => "rw".to_owned(),
+            (_, false) => "ro".to_owned(),
+        };
+        RootPlan {
+            device,
+            fstype: text(fstype),
+            options,
+        }
+    });
+    RunPlan {
+        command: command.value.iter().map(|w| w.value.clone()).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| (name.value.clone(), value.clone()))
+            .collect(),
+        workdir: workdir
+            .as_ref()
+            .map_or_else(|| "/".to_owned(), |w| w.value.clone()),
+        initrd: if root.is_some() || own_initrd {
+            InitrdPlan::InitOnly
+        } else {
+            InitrdPlan::Tiny
+        },
+        root,
+        stdio,
+        descriptors,
+    }
+}
+
+/// The given name, or the file's without its ending, made fit for a name.
+fn machine_name(parsed: &Parsed, given: Option<&str>) -> String {
+    let stem = || {
+        let stem = parsed
+            .file
+            .as_ref()?
+            .file_stem()?
+            .to_string_lossy()
+            .into_owned();
+        let fit = |c: char| {
+            if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+') {
+                c
+            } else {
+                '-'
+            }
+        };
+        let name: String = stem.chars().map(fit).take(64).collect();
+        value::name(&name, 64).ok()
+    };
+    given
+        .map(str::to_owned)
+        .or_else(stem)
+        .unwrap_or_else(|| "vsc".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,639 @@
+//! What the compiler asks about the host: each fact on its own, read when it is first wanted, and never changed.
+//!
+//! [`LiveFacts`] reads a host below a root directory, so that any directory can stand in for `/`. [`HostFacts`] is the
+//! same as plain data: recorded on one machine, replayed on another, or made up by a test.
+
+#![forbid(unsafe_code)]
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, IsTerminal, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vsc_vmm::kvm::{Host, HostKind};
+
+/// Where the host's own tree starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root(pub PathBuf);
+
+impl Default for Root {
+    fn default() -> Self {
+        Root(PathBuf::from("/"))
+    }
+}
+
+impl Root {
+    /// A path of the host below this root.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.0.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// The host's RAM, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMemory {
+    /// `MemTotal` of /proc/meminfo.
+    pub total: u64,
+    /// `MemAvailable` of /proc/meminfo.
+    pub available: u64,
+}
+
+/// What KVM itself says, from the monitor's probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvmFacts {
+    /// `KVM_CAP_MAX_VCPUS`.
+    pub max_vcpus: u32,
+}
+
+/// A kernel file that was found installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledKernel {
+    /// The file.
+    pub path: PathBuf,
+    /// It is from one of our own directories, not the distribution's.
+    pub ours: bool,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A block device.
+    BlockDevice,
+    /// A pipe, a socket, a character device.
+    Other,
+}
+
+/// What can be said of a file without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes; 0 where that means nothing.
+    pub length: u64,
+    /// This process may write it.
+    pub writable: bool,
+}
+
+/// Why nothing can be said of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileError {
+    /// There is none.
+    #[error("there is no such file")]
+    Missing,
+    /// This user may not read it.
+    #[error("this user may not read it")]
+    Denied,
+    /// Anything else, in the system's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => FileError::Missing,
+            io::ErrorKind::PermissionDenied => FileError::Denied,
+            _ => FileError::Other(error.to_string()),
+        }
+    }
+}
+
+/// Which of our own standard streams are terminals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminals {
+    /// Standard input is one.
+    pub stdin: bool,
+    /// Standard output is one.
+    pub stdout: bool,
+}
+
+/// Everything the compiler may ask. Each answer is the same however often it is asked.
+pub trait Facts {
+    /// RAM; `None` where /proc does not tell.
+    fn memory(&self) -> Option<HostMemory>;
+    /// CPUs online.
+    fn online_cpus(&self) -> Option<u32>;
+    /// What KVM says, once it was asked.
+    fn kvm(&self) -> Option<KvmFacts>;
+    /// The kind of KVM.
+    fn host_kind(&self) -> HostKind;
+    /// Whether KVM lets guests run machines of their own (the parameter `nested` of kvm_amd or kvm_intel).
+    fn nested(&self) -> bool;
+    /// Whether this runs in a container, and which.
+    fn container(&self) -> Option<String>;
+    /// Kernels found installed, best first within each directory.
+    fn kernels(&self) -> Vec<InstalledKernel>;
+    /// Our standard streams.
+    fn terminals(&self) -> Terminals;
+    /// A file that shall be read, and perhaps written.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn file(&self, path: &Path) -> Result<FileInfo, FileError>;
+}
+
+/// The facts as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// RAM.
+    pub memory: Option<HostMemory>,
+    /// CPUs online.
+    pub online_cpus: Option<u32>,
+    /// What KVM says.
+    pub kvm: Option<KvmFacts>,
+    /// The kind of KVM.
+    pub host_kind: HostKind,
+    /// Nested virtualization.
+    pub nested: bool,
+    /// Container.
+    pub container: Option<String>,
+    /// Installed kernels.
+    pub kernels: Vec<InstalledKernel>,
+    /// Standard streams.
+    pub terminals: Terminals,
+    /// Files; all others are missing.
+    #[serde(default)]
+    pub files: BTreeMap<PathBuf, Result<FileInfo, FileError>>,
+}
+
+impl Default for HostFacts {
+    /// A host that says nothing of itself and has nothing.
+    fn default() -> Self {
+        HostFacts {
+            memory: None,
+            online_cpus: None,
+            kvm: None,
+            host_kind: HostKind::None,
+            nested: false,
+            container: None,
+            kernels: Vec::new(),
+            terminals: Terminals::default(),
+            files: BTreeMap::new(),
+        }
+    }
+}
+
+impl HostFacts {
+    /// Asks for everything but files.
+    pub fn of(facts: &dyn Facts) -> Self {
+        HostFacts {
+            memory: facts.memory(),
+            online_cpus: facts.online_cpus(),
+            kvm: facts.kvm(),
+            host_kind: facts.host_kind(),
+            nested: facts.nested(),
+            container: facts.container(),
+            kernels: facts.kernels(),
+            terminals: facts.terminals(),
+            files: BTreeMap::new(),
+        }
+    }
+}
+
+impl Facts for HostFacts {
+    fn memory(&self) -> Option<HostMemory> {
+        self.memory
+    }
+
+    fn online_cpus(&self) -> Option<u32> {
+        self.online_cpus
+    }
+
+    fn kvm(&self) -> Option<KvmFacts> {
+        self.kvm
+    }
+
+    fn host_kind(&self) -> HostKind {
+        self.host_kind
+    }
+
+    fn nested(&self) -> bool {
+        self.nested
+    }
+
+    fn container(&self) -> Option<String> {
+        self.container.clone()
+    }
+
+    fn kernels(&self) -> Vec<InstalledKernel> {
+        self.kernels.clone()
+    }
+
+    fn terminals(&self) -> Terminals {
+        self.terminals
+    }
+
+    fn file(&self, path: &Path) -> Result<FileInfo, FileError> {
+        self.files
+            .get(path)
+            .cloned()
+            .unwrap_or(Err(FileError::Missing))
+    }
+}
+
+/// The host itself. Facts are read when asked for, once.
+#[derive(Debug, Default)]
+pub struct LiveFacts {
+    root: Root,
+    variables: Variables,
+    kvm: Option<KvmFacts>,
+    host: OnceCell<Host>,
+    memory: OnceCell<Option<HostMemory>>,
+}
+
+/// The environment variables that matter here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Variables {
+    /// `$HOME`
+    pub home: Option<PathBuf>,
+    /// `$XDG_DATA_HOME`
+    pub data_home: Option<PathBuf>,
+    /// `$VSC_KERNELS`, a list of directories separated by colons.
+    pub kernels: Option<PathBuf>,
+    /// `$container`, set by systemd, podman and others.
+    pub container: Option<String>,
+}
+
+impl Variables {
+    /// From this process's environment.
+    pub fn of_process() -> Self {
+        let path = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        Variables {
+            home: path("HOME"),
+            data_home: path("XDG_DATA_HOME").filter(|p| p.is_absolute()),
+            kernels: path("VSC_KERNELS"),
+            container: std::env::var("container").ok(),
+        }
+    }
+}
+
+impl LiveFacts {
+    /// The host below `root`.
+    pub fn new(root: Root, variables: Variables) -> Self {
+        LiveFacts {
+            root,
+            variables,
+            ..LiveFacts::default()
+        }
+    }
+
+    /// Adds what a probe of KVM found, so that neither is asked for twice.
+    pub fn with_kvm(mut self, host: Host, kvm: Option<KvmFacts>) -> Self {
+        self.host = OnceCell::from(host);
+        self.kvm = kvm;
+        self
+    }
+
+    /// The probe of /dev/kvm.
+    pub fn host(&self) -> Host {
+        *self.host.get_or_init(|| {
+            let open = fs::File::options()
+                .read(true)
+                .write(true)
+                .open(self.root.at("/dev/kvm"));
+            Host::classify(&self.root.0, open.map(drop))
+        })
+    }
+
+    /// Whether the CPU's flags name `svm`, `vmx` or `hypervisor`.
+    pub fn cpu_flags(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.root.at("/proc/cpuinfo")).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("flags"))
+            .unwrap_or_default();
+        let flags = line
+            .trim_start_matches([' ', '\t', ':'])
+            .split_ascii_whitespace();
+        flags
+            .filter(|f| ["svm", "vmx", "hypervisor"].contains(f))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Directories that hold kernels of this project, in the order of preference.
+    pub fn kernel_directories(&self) -> Vec<PathBuf> {
+        let Variables {
+            home,
+            data_home,
+            kernels,
+            container: _,
+        } = &self.variables;
+        let mut out: Vec<PathBuf> = kernels.iter().flat_map(std::env::split_paths).collect();
+        let data = data_home
+            .clone()
+            .or_else(|| home.as_ref().map(|h| h.join(".local/share")));
+        out.extend(data.map(|d| d.join("vsc/kernels")));
+        out.extend(["/usr/local/share/vsc/kernels", "/usr/share/vsc/kernels"].map(PathBuf::from));
+        out.retain(|d| !d.as_os_str().is_empty());
+        out
+    }
+}
+
+impl Facts for LiveFacts {
+    fn memory(&self) -> Option<HostMemory> {
+        *self.memory.get_or_init(|| {
+            let text = fs::read_to_string(self.root.at("/proc/meminfo")).ok()?;
+            let field = |name: &str| {
+                let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+                let number = line
+                    .trim_start_matches(':')
+                    .trim()
+                    .strip_suffix("kB")?
+                    .trim();
+                number.parse::<u64>().ok()?.checked_mul(1024)
+            };
+            Some(HostMemory {
+                total: field("MemTotal")?,
+                available: field("MemAvailable")?,
+            })
+        })
+    }
+
+    fn online_cpus(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.root.at("/sys/devices/system/cpu/online")).ok()?;
+        count_list(text.trim())
+    }
+
+    fn kvm(&self) -> Option<KvmFacts> {
+        self.kvm
+    }
+
+    fn host_kind(&self) -> HostKind {
+        self.host().kind
+    }
+
+    fn nested(&self) -> bool {
+        ["kvm_amd", "kvm_intel"].iter().any(|module| {
+            let file = self
+                .root
+                .at("/sys/module")
+                .join(module)
+                .join("parameters/nested");
+            fs::read_to_string(file).is_ok_and(|text| matches!(text.trim(), "1" | "Y" | "y"))
+        })
+    }
+
+    fn container(&self) -> Option<String> {
+        if let Some(name) = &self.variables.container {
+            return Some(name.clone());
+        }
+        let marks = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
+        marks
+            .iter()
+            .find(|(file, _)| self.root.at(file).exists())
+            .map(|(_, name)| (*name).to_owned())
+    }
+
+    fn kernels(&self) -> Vec<InstalledKernel> {
+        let ours = self
+            .kernel_directories()
+            .into_iter()
+            .flat_map(|d| kernels_in(&self.root.at(d), true));
+        ours.chain(kernels_in(&self.root.at("/boot"), false))
+            .collect()
+    }
+
+    fn terminals(&self) -> Terminals {
+        Terminals {
+            stdin: io::stdin().is_terminal(),
+            stdout: io::stdout().is_terminal(),
+        }
+    }
+
+    fn file(&self, path: &Path) -> Result<FileInfo, FileError> {
+        let meta = fs::metadata(path)?;
+        let kind = match meta.file_type() {
+            t if t.is_file() => FileKind::Regular,
+            t if t.is_dir() => FileKind::Directory,
+            t if t.is_block_device() => FileKind::BlockDevice,
+            _ => FileKind::Other,
+        };
+        if matches!(kind, FileKind::Directory | FileKind::Other) {
+            // Opening a pipe would wait for its other end.
+            return Ok(FileInfo {
+                kind,
+                length: 0,
+                writable: false,
+            });
+        }
+        let (mut file, writable) = match fs::File::options().read(true).write(true).open(path) {
+            Ok(file) => (file, true),
+            Err(_) => (fs::File::open(path)?, false),
+        };
+        let length = match kind {
+            FileKind::BlockDevice => file.seek(SeekFrom::End(0))?,
+            _ => meta.len(),
+        };
+        Ok(FileInfo {
+            kind,
+            length,
+            writable,
+        })
+    }
+}
+
+/// How many numbers a kernel list such as `0-3,8` names.
+fn count_list(text: &str) -> Option<u32> {
+    text.split(',').try_fold(0u32, |sum, part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+/// Kernel files of one directory, newest version first.
+fn kernels_in(directory: &Path, ours: bool) -> Vec<InstalledKernel> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| {
+            ["vmlinuz", "vmlinux", "bzImage"]
+                .iter()
+                .any(|p| n.starts_with(p))
+        })
+        .filter(|n| {
+            ![".old", ".bak", ".dpkg-tmp", ".dpkg-new", ".sig", "-rescue"]
+                .iter()
+                .any(|s| n.ends_with(s))
+        })
+        .collect();
+    names.sort_by(|a, b| version(b).cmp(&version(a)));
+    names
+        .into_iter()
+        .map(|name| InstalledKernel {
+            path: directory.join(name),
+            ours,
+        })
+        .collect()
+}
+
+/// A name cut into numbers and what is between them, so that 6.12 comes after 6.1.
+fn version(name: &str) -> Vec<(u64, String)> {
+    let mut out = Vec::new();
+    let mut rest = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let words = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
+        let (word, next) = tail.split_at(words);
+        out.push((number.parse().unwrap_or(u64::MAX), word.to_owned()));
+        rest = next;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake(PathBuf);
+
+    impl Fake {
+        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+            let root =
+                std::env::temp_dir().join(format!("vsc-facts-{}-{name}", std::process::id()));
+            for (path, text) in files {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            Fake(root)
+        }
+
+        fn facts(&self) -> LiveFacts {
+            let home = Some(PathBuf::from("/home/u"));
+            LiveFacts::new(
+                Root(self.0.clone()),
+                Variables {
+                    home,
+                    ..Variables::default()
+                },
+            )
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    #[test]
+    fn reads_a_host_below_a_directory() {
+        let fake = Fake::new(
+            "all",
+            &[
+                (
+                    "proc/meminfo",
+                    "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    500 kB\n",
+                ),
+                (
+                    "proc/cpuinfo",
+                    "processor : 0\nflags\t\t: fpu svm hypervisor\n",
+                ),
+                ("sys/devices/system/cpu/online", "0-3,8\n"),
+                ("sys/module/kvm_amd/parameters/nested", "1\n"),
+                ("dev/kvm", ""),
+                (".dockerenv", ""),
+                ("boot/vmlinuz-6.1.0-2-amd64", ""),
+                ("boot/vmlinuz-6.12.0-1-amd64", ""),
+                ("boot/vmlinuz-6.12.0-1-amd64.old", ""),
+                ("boot/config-6.12.0-1-amd64", ""),
+                ("home/u/.local/share/vsc/kernels/vmlinux-cpl3", ""),
+            ],
+        );
+        let facts = HostFacts::of(&fake.facts());
+        assert_eq!(
+            facts.memory,
+            Some(HostMemory {
+                total: 1_024_000,
+                available: 512_000
+            })
+        );
+        assert_eq!(
+            (facts.online_cpus, facts.nested, facts.host_kind),
+            (Some(5), true, HostKind::Hardware)
+        );
+        assert_eq!(facts.container.as_deref(), Some("docker"));
+        let kernels: Vec<_> = facts
+            .kernels
+            .iter()
+            .map(|k| (k.path.strip_prefix(&fake.0).unwrap(), k.ours))
+            .collect();
+        let path = Path::new;
+        assert_eq!(
+            kernels,
+            [
+                (path("home/u/.local/share/vsc/kernels/vmlinux-cpl3"), true),
+                (path("boot/vmlinuz-6.12.0-1-amd64"), false),
+                (path("boot/vmlinuz-6.1.0-2-amd64"), false),
+            ]
+        );
+        assert_eq!(fake.facts().cpu_flags(), ["svm", "hypervisor"]);
+        let text = serde_json::to_string(&facts).unwrap();
+        assert_eq!(serde_json::from_str::<HostFacts>(&text).unwrap(), facts);
+    }
+
+    #[test]
+    fn an_empty_host_says_so() {
+        let fake = Fake::new("none", &[("x", "")]);
+        let facts = HostFacts::of(&fake.facts());
+        assert_eq!(
+            facts,
+            HostFacts {
+                terminals: facts.terminals,
+                ..HostFacts::default()
+            }
+        );
+    }
+
+    #[test]
+    fn files_are_told_apart() {
+        let fake = Fake::new("files", &[("f", "12345")]);
+        let facts = fake.facts();
+        let file = facts.file(&fake.0.join("f")).unwrap();
+        assert_eq!(
+            (file.kind, file.length, file.writable),
+            (FileKind::Regular, 5, true)
+        );
+        assert_eq!(facts.file(&fake.0).map(|f| f.kind), Ok(FileKind::Directory));
+        assert_eq!(facts.file(&fake.0.join("g")), Err(FileError::Missing));
+        assert_eq!(
+            facts.file(Path::new("/dev/null")).map(|f| f.kind),
+            Ok(FileKind::Other)
+        );
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(
+            (count_list("0"), count_list("0-3,5,7-8"), count_list("")),
+            (Some(1), Some(7), None)
+        );
+        assert_eq!(
+            (count_list("3-1"), count_list("0-4294967295")),
+            (None, None)
+        );
+    }
+}

@@ -3,6 +3,8 @@
 //! A device here knows guest memory, file descriptors and its own registers. It knows neither KVM nor scenarios:
 //! interrupts leave through [`irq::IrqLine`], requests that end or restart the machine through [`event::EventSink`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod block;
 pub mod bus;
 pub mod console_log;

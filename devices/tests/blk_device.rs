@@ -63,7 +63,10 @@ impl Log {
                     }
                     at += v.iov_len;
                 }
-                assert_eq!(at, range.end, "the vectors hold exactly the request's bytes");
+                assert_eq!(
+                    at, range.end,
+                    "the vectors hold exactly the request's bytes"
+                );
             }
             Op::Flush => {}
             Op::Discard | Op::WriteZeroes { .. } => self.data[range].fill(0),
@@ -103,7 +106,10 @@ impl Disk for Fake {
             let mut log = self.log.lock().unwrap();
             for (request, iovecs) in std::mem::take(&mut log.held) {
                 let result = log.act(&request, &iovecs);
-                done.push(Completion { tag: request.tag, result });
+                done.push(Completion {
+                    tag: request.tag,
+                    result,
+                });
             }
         }
     }
@@ -117,7 +123,10 @@ impl Disk for Fake {
         log.drains += 1;
         for (request, iovecs) in std::mem::take(&mut log.held) {
             let result = log.act(&request, &iovecs);
-            done.push(Completion { tag: request.tag, result });
+            done.push(Completion {
+                tag: request.tag,
+                result,
+            });
         }
     }
 }
@@ -130,11 +139,17 @@ struct Bench {
 }
 
 fn spec() -> BlkSpec {
-    BlkSpec { id: "serial-of-this-disk!".into(), ..BlkSpec::new("/unused") }
+    BlkSpec {
+        id: "serial-of-this-disk!".into(),
+        ..BlkSpec::new("/unused")
+    }
 }
 
 fn bench(spec: &BlkSpec, held: bool) -> Bench {
-    let log = Arc::new(Mutex::new(Log { data: vec![0; SIZE as usize], ..Log::default() }));
+    let log = Arc::new(Mutex::new(Log {
+        data: vec![0; SIZE as usize],
+        ..Log::default()
+    }));
     let ready = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let disk = Fake {
         geometry: Geometry {
@@ -154,7 +169,12 @@ fn bench(spec: &BlkSpec, held: bool) -> Bench {
         ..BlkOptions::default()
     };
     let blk = Blk::with_disk("disk0", spec, Box::new(disk), options).unwrap();
-    Bench { driver: Driver::inline(Box::new(blk)), log, notes, ready }
+    Bench {
+        driver: Driver::inline(Box::new(blk)),
+        log,
+        notes,
+        ready,
+    }
 }
 
 fn header(kind: u32, sector: u64) -> [u8; 16] {
@@ -196,20 +216,31 @@ impl Bench {
 
 #[test]
 fn the_configuration_space_says_what_the_disk_is() {
-    let spec = BlkSpec { num_queues: 3, logical_block_size: 512, queue_size: 64, ..spec() };
+    let spec = BlkSpec {
+        num_queues: 3,
+        logical_block_size: 512,
+        queue_size: 64,
+        ..spec()
+    };
     let bench = bench(&spec, false);
     assert_eq!(bench.driver.queue_max(2), 64);
     assert_eq!(bench.driver.queue_max(3), 0);
     // VIRTIO 5.2.3: SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, DISCARD, WRITE_ZEROES; above them
     // INDIRECT_DESC, EVENT_IDX and VERSION_1 of the transport.
-    let bits = [2, 6, 9, 10, 11, 12, 13, 14].iter().fold(0, |bits, b| bits | 1u64 << b);
+    let bits = [2, 6, 9, 10, 11, 12, 13, 14]
+        .iter()
+        .fold(0, |bits, b| bits | 1u64 << b);
     assert_eq!(bench.driver.offered() & 0xff_ffff, bits);
     // VIRTIO 5.2.4.
     assert_eq!(bench.config(0, 8), SIZE / 512);
     assert_eq!(bench.config(0x08, 4), 0, "size_max is not offered");
     assert_eq!(bench.config(0x0c, 4), 62);
     assert_eq!(bench.config(0x14, 4), 512);
-    assert_eq!(bench.config(0x18, 1), 3, "8 logical blocks are a physical one");
+    assert_eq!(
+        bench.config(0x18, 1),
+        3,
+        "8 logical blocks are a physical one"
+    );
     assert_eq!(bench.config(0x1a, 2), 8);
     assert_eq!(bench.config(0x1c, 4), 128);
     assert_eq!(bench.config(0x20, 1), 1);
@@ -224,13 +255,19 @@ fn the_configuration_space_says_what_the_disk_is() {
 
 #[test]
 fn read_only_disks_offer_nothing_that_writes() {
-    let spec = BlkSpec { read_only: true, ..spec() };
+    let spec = BlkSpec {
+        read_only: true,
+        ..spec()
+    };
     let mut bench = bench(&spec, false);
     let features = bench.driver.start(!0);
     assert_eq!(features & (RO | FLUSH | WCE | DISCARD | WRITE_ZEROES), RO);
     assert_eq!(bench.write(0, &[1; 512]), IOERR);
     for kind in [11, 13] {
-        assert_eq!(bench.run(&[&header(kind, 0), &range(0, 1, 0)], &[1]).0, IOERR);
+        assert_eq!(
+            bench.run(&[&header(kind, 0), &range(0, 1, 0)], &[1]).0,
+            IOERR
+        );
     }
     assert_eq!(bench.run(&[&header(4, 0)], &[1]).0, OK);
     assert!(bench.asked().is_empty());
@@ -246,7 +283,11 @@ fn cache_modes_decide_what_is_durable_when() {
     let both = [write(false), flush];
     let through = [write(true), flush];
     let neither = [write(false)];
-    let sync = |cache, sync_mode| BlkSpec { cache, sync_mode, ..spec() };
+    let sync = |cache, sync_mode| BlkSpec {
+        cache,
+        sync_mode,
+        ..spec()
+    };
     let table: &[(BlkSpec, u64, Option<u8>, &[(Op, u64, u64)])] = &[
         // The driver flushes: a cache is fine where the host's user allows it.
         (sync(Cache::Writeback, None), FLUSH | WCE, None, &both),
@@ -266,14 +307,32 @@ fn cache_modes_decide_what_is_durable_when() {
         (sync(Cache::None, None), 0, None, &through),
         (sync(Cache::Unsafe, None), 0, None, &neither),
         // libkrun's words.
-        (sync(Cache::Writeback, Some(SyncMode::None)), FLUSH | WCE, None, &neither),
-        (sync(Cache::Unsafe, Some(SyncMode::Relaxed)), FLUSH | WCE, None, &both),
-        (sync(Cache::Unsafe, Some(SyncMode::Full)), FLUSH | WCE, None, &both),
+        (
+            sync(Cache::Writeback, Some(SyncMode::None)),
+            FLUSH | WCE,
+            None,
+            &neither,
+        ),
+        (
+            sync(Cache::Unsafe, Some(SyncMode::Relaxed)),
+            FLUSH | WCE,
+            None,
+            &both,
+        ),
+        (
+            sync(Cache::Unsafe, Some(SyncMode::Full)),
+            FLUSH | WCE,
+            None,
+            &both,
+        ),
     ];
     for (spec, features, switch, expected) in table {
         let mut bench = bench(spec, false);
         let others = !(FLUSH | WCE);
-        assert_eq!(bench.driver.start(others | features) & (FLUSH | WCE), *features);
+        assert_eq!(
+            bench.driver.start(others | features) & (FLUSH | WCE),
+            *features
+        );
         let writeback = !matches!(spec.cache, Cache::Writethrough | Cache::Directsync);
         assert_eq!(bench.config(0x20, 1), u64::from(writeback));
         if let Some(value) = switch {
@@ -281,10 +340,18 @@ fn cache_modes_decide_what_is_durable_when() {
         }
         assert_eq!(bench.write(1, &[1; 512]), OK);
         assert_eq!(bench.run(&[&header(4, 0)], &[1]).0, OK);
-        assert_eq!(bench.asked(), *expected, "{spec:?} {features:#x} {switch:?}");
+        assert_eq!(
+            bench.asked(),
+            *expected,
+            "{spec:?} {features:#x} {switch:?}"
+        );
         bench.driver.reset();
         bench.driver.run();
-        assert_eq!(bench.config(0x20, 1), u64::from(writeback), "a reset forgets what the driver chose");
+        assert_eq!(
+            bench.config(0x20, 1),
+            u64::from(writeback),
+            "a reset forgets what the driver chose"
+        );
     }
 }
 
@@ -299,7 +366,13 @@ fn parts_of_a_request_may_lie_anywhere_in_the_chain() {
         let layouts: &[&[&[u8]]] = &[
             &[&whole],
             &[&head, &data],
-            &[&head[..1], &head[1..8], &head[8..], &data[..100], &data[100..]],
+            &[
+                &head[..1],
+                &head[1..8],
+                &head[8..],
+                &data[..100],
+                &data[100..],
+            ],
             &[&whole[..17], &whole[17..18], &whole[18..]],
             &[&head[..4], &whole[4..]],
         ];
@@ -309,7 +382,13 @@ fn parts_of_a_request_may_lie_anywhere_in_the_chain() {
             assert_eq!((status, written), (OK, 1));
             assert!(bench.log.lock().unwrap().data[1024..2048] == data);
         }
-        for layout in [&[1024, 1][..], &[1025], &[1, 1023, 1], &[1000, 25], &[3, 5, 1017]] {
+        for layout in [
+            &[1024, 1][..],
+            &[1025],
+            &[1, 1023, 1],
+            &[1000, 25],
+            &[3, 5, 1017],
+        ] {
             let (status, written, read) = bench.run(&[&header(0, 2)], layout);
             assert_eq!((status, written), (OK, 1025), "{layout:?}");
             assert!(read == data, "{layout:?}");
@@ -331,7 +410,13 @@ fn the_serial_number_fills_what_room_there_is() {
     assert!(data[20..].iter().all(|&b| b == 0xee));
     assert_eq!(bench.run(&[&header(8, 0)], &[1]).0, OK);
 
-    let mut bench = self::bench(&BlkSpec { id: "vda".into(), ..spec() }, false);
+    let mut bench = self::bench(
+        &BlkSpec {
+            id: "vda".into(),
+            ..spec()
+        },
+        false,
+    );
     bench.driver.start(!0);
     let (_, _, data) = bench.run(&[&header(8, 0)], &[20, 1]);
     assert_eq!(data, b"vda\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -343,7 +428,11 @@ fn wrong_requests_get_an_error_and_never_reach_the_disk() {
     bench.driver.start(!0);
     let sectors = SIZE / 512;
     let sector = [0; 512];
-    for (what, at) in [("end", sectors), ("past it", u64::MAX), ("wrapping", u64::MAX / 512 + 1)] {
+    for (what, at) in [
+        ("end", sectors),
+        ("past it", u64::MAX),
+        ("wrapping", u64::MAX / 512 + 1),
+    ] {
         assert_eq!(bench.write(at, &sector), IOERR, "{what}");
         assert_eq!(bench.run(&[&header(0, at)], &[512, 1]).0, IOERR, "{what}");
     }
@@ -351,24 +440,49 @@ fn wrong_requests_get_an_error_and_never_reach_the_disk() {
     assert_eq!(bench.write(0, &[0; 511]), IOERR);
     assert_eq!(bench.write(0, &[0; 513]), IOERR);
     assert_eq!(bench.run(&[&header(0, 0)], &[511, 1]).0, IOERR);
-    assert_eq!(bench.run(&[&header(0, 0)[..15]], &[512, 1]).0, IOERR, "a short header");
+    assert_eq!(
+        bench.run(&[&header(0, 0)[..15]], &[512, 1]).0,
+        IOERR,
+        "a short header"
+    );
     assert_eq!(bench.run(&[], &[512, 1]).0, IOERR, "no header");
     let (status, written, data) = bench.run(&[&header(0, sectors)], &[512, 1]);
-    assert_eq!((status, written), (IOERR, 0), "nothing of the data was written");
+    assert_eq!(
+        (status, written),
+        (IOERR, 0),
+        "nothing of the data was written"
+    );
     assert!(data.iter().all(|&b| b == 0xee));
     // SCSI, secure erase, zones, barriers, and what nobody has thought of.
     for kind in [2, 3, 5, 9, 14, 15, 16, 0x8000_0000, u32::MAX] {
-        assert_eq!(bench.run(&[&header(kind, 0), &sector], &[1]).0, UNSUPP, "{kind}");
+        assert_eq!(
+            bench.run(&[&header(kind, 0), &sector], &[1]).0,
+            UNSUPP,
+            "{kind}"
+        );
     }
     assert!(bench.asked().is_empty());
-    assert_eq!(bench.run(&[&header(0, 0)], &[1]).0, OK, "nothing is read, which is possible");
+    assert_eq!(
+        bench.run(&[&header(0, 0)], &[1]).0,
+        OK,
+        "nothing is read, which is possible"
+    );
     assert!(bench.asked().is_empty());
     assert!(!bench.driver.needs_reset() && bench.notes.lock().unwrap().is_empty());
 
     bench.driver.submit(0, &[&header(1, 0), &sector], &[]);
     assert_eq!(bench.driver.poll(0), None);
-    assert!(bench.driver.needs_reset(), "an error could not even be reported");
-    assert!(bench.driver.log().concat().contains("has no room for its status"));
+    assert!(
+        bench.driver.needs_reset(),
+        "an error could not even be reported"
+    );
+    assert!(
+        bench
+            .driver
+            .log()
+            .concat()
+            .contains("has no room for its status")
+    );
     bench.driver.start(!0);
     assert_eq!(bench.write(0, &sector), OK);
 }
@@ -381,13 +495,29 @@ fn discards_and_zeroes_are_checked_range_by_range() {
     let run = |bench: &mut Bench, kind, ranges: &[Vec<u8>]| {
         let ranges = ranges.concat();
         let parts: &[&[u8]] = &[&header(kind, 0), &ranges];
-        let status = bench.run(&parts[..1 + usize::from(!ranges.is_empty())], &[1]).0;
+        let status = bench
+            .run(&parts[..1 + usize::from(!ranges.is_empty())], &[1])
+            .0;
         (status, bench.asked())
     };
-    let zeroes = |unmap| Op::WriteZeroes { unmap, durable: false };
+    let zeroes = |unmap| Op::WriteZeroes {
+        unmap,
+        durable: false,
+    };
     assert_eq!(
-        run(&mut bench, 13, &[range(1, 2, 0), range(8, 1, 1), range(0, 0, 0)]),
-        (OK, vec![(zeroes(false), 512, 1024), (zeroes(true), 4096, 512), (zeroes(false), 0, 0)])
+        run(
+            &mut bench,
+            13,
+            &[range(1, 2, 0), range(8, 1, 1), range(0, 0, 0)]
+        ),
+        (
+            OK,
+            vec![
+                (zeroes(false), 512, 1024),
+                (zeroes(true), 4096, 512),
+                (zeroes(false), 0, 0)
+            ]
+        )
     );
     assert_eq!(
         run(&mut bench, 11, &[range(sectors - 1, 1, 0)]),
@@ -398,29 +528,78 @@ fn discards_and_zeroes_are_checked_range_by_range() {
 
     let refused = |status| (status, vec![]);
     assert_eq!(run(&mut bench, 11, &[]), refused(IOERR));
-    assert_eq!(run(&mut bench, 11, &vec![range(0, 1, 0); 17]), refused(IOERR));
-    assert_eq!(run(&mut bench, 11, &[range(0, 1, 0)[..15].to_vec()]), refused(IOERR));
+    assert_eq!(
+        run(&mut bench, 11, &vec![range(0, 1, 0); 17]),
+        refused(IOERR)
+    );
+    assert_eq!(
+        run(&mut bench, 11, &[range(0, 1, 0)[..15].to_vec()]),
+        refused(IOERR)
+    );
     for kind in [11, 13] {
-        assert_eq!(run(&mut bench, kind, &[range(0, 1, 0), range(sectors, 1, 0)]), refused(IOERR));
-        assert_eq!(run(&mut bench, kind, &[range(u64::MAX, 1, 0)]), refused(IOERR));
-        assert_eq!(run(&mut bench, kind, &[range(0, u32::MAX, 0)]), refused(IOERR));
-        assert_eq!(run(&mut bench, kind, &[range(0, 1, 2)]), refused(UNSUPP), "an unknown flag");
+        assert_eq!(
+            run(&mut bench, kind, &[range(0, 1, 0), range(sectors, 1, 0)]),
+            refused(IOERR)
+        );
+        assert_eq!(
+            run(&mut bench, kind, &[range(u64::MAX, 1, 0)]),
+            refused(IOERR)
+        );
+        assert_eq!(
+            run(&mut bench, kind, &[range(0, u32::MAX, 0)]),
+            refused(IOERR)
+        );
+        assert_eq!(
+            run(&mut bench, kind, &[range(0, 1, 2)]),
+            refused(UNSUPP),
+            "an unknown flag"
+        );
     }
-    assert_eq!(run(&mut bench, 11, &[range(0, 1, 1)]), refused(UNSUPP), "unmap is not for discards");
+    assert_eq!(
+        run(&mut bench, 11, &[range(0, 1, 1)]),
+        refused(UNSUPP),
+        "unmap is not for discards"
+    );
 
     bench.driver.start(!(DISCARD | WRITE_ZEROES));
     for kind in [11, 13] {
-        assert_eq!(run(&mut bench, kind, &[range(0, 1, 0)]), refused(UNSUPP), "not negotiated");
+        assert_eq!(
+            run(&mut bench, kind, &[range(0, 1, 0)]),
+            refused(UNSUPP),
+            "not negotiated"
+        );
     }
-    let ignore = BlkSpec { discard: Discard::Ignore, ..spec() };
+    let ignore = BlkSpec {
+        discard: Discard::Ignore,
+        ..spec()
+    };
     let mut bench = self::bench(&ignore, false);
-    assert_eq!(bench.driver.start(!0) & (DISCARD | WRITE_ZEROES), WRITE_ZEROES);
-    assert_eq!((bench.config(0x24, 4), bench.config(0x28, 4), bench.config(0x38, 1)), (0, 0, 0));
-    let through = BlkSpec { cache: Cache::Writethrough, ..spec() };
+    assert_eq!(
+        bench.driver.start(!0) & (DISCARD | WRITE_ZEROES),
+        WRITE_ZEROES
+    );
+    assert_eq!(
+        (
+            bench.config(0x24, 4),
+            bench.config(0x28, 4),
+            bench.config(0x38, 1)
+        ),
+        (0, 0, 0)
+    );
+    let through = BlkSpec {
+        cache: Cache::Writethrough,
+        ..spec()
+    };
     let mut bench = self::bench(&through, false);
     bench.driver.start(!0);
-    let durable = Op::WriteZeroes { unmap: true, durable: true };
-    assert_eq!(run(&mut bench, 13, &[range(0, 1, 1)]), (OK, vec![(durable, 0, 512)]));
+    let durable = Op::WriteZeroes {
+        unmap: true,
+        durable: true,
+    };
+    assert_eq!(
+        run(&mut bench, 13, &[range(0, 1, 1)]),
+        (OK, vec![(durable, 0, 512)])
+    );
 }
 
 #[test]
@@ -440,13 +619,20 @@ fn ranges_of_one_request_run_one_after_the_other() {
     assert_eq!(bench.driver.poll(0), None);
     bench.log.lock().unwrap().fail = Some(libc::EIO);
     bench.ready.write(1).unwrap();
-    assert_eq!(bench.driver.wait(0).data, [IOERR], "the first failure ends the request");
+    assert_eq!(
+        bench.driver.wait(0).data,
+        [IOERR],
+        "the first failure ends the request"
+    );
     assert_eq!(bench.asked().len(), 3 + 1);
 }
 
 #[test]
 fn failures_of_the_host_are_errors_to_the_guest_counted_and_said_once() {
-    for (errno, text) in [(libc::ENOSPC, "No space left"), (libc::EIO, "Input/output error")] {
+    for (errno, text) in [
+        (libc::ENOSPC, "No space left"),
+        (libc::EIO, "Input/output error"),
+    ] {
         for held in [false, true] {
             let spec = spec();
             let mut bench = bench(&spec, held);
@@ -460,7 +646,10 @@ fn failures_of_the_host_are_errors_to_the_guest_counted_and_said_once() {
             }
             let notes = bench.notes.lock().unwrap().clone();
             assert_eq!(notes.len(), 1);
-            assert!(notes[0].starts_with("disk0: the host failed a write at byte 0: "), "{notes:?}");
+            assert!(
+                notes[0].starts_with("disk0: the host failed a write at byte 0: "),
+                "{notes:?}"
+            );
             assert!(notes[0].contains(text));
             bench.log.lock().unwrap().fail = None;
             assert!(!bench.driver.needs_reset());
@@ -470,7 +659,10 @@ fn failures_of_the_host_are_errors_to_the_guest_counted_and_said_once() {
 
 #[test]
 fn counters_tell_what_was_done() {
-    let log = Arc::new(Mutex::new(Log { data: vec![0; SIZE as usize], ..Log::default() }));
+    let log = Arc::new(Mutex::new(Log {
+        data: vec![0; SIZE as usize],
+        ..Log::default()
+    }));
     let geometry = Geometry {
         size: SIZE,
         read_only: false,
@@ -478,7 +670,11 @@ fn counters_tell_what_was_done() {
         optimal_io: 0,
         discard_granularity: 512,
     };
-    let disk = Fake { geometry, log: Arc::clone(&log), ready: None };
+    let disk = Fake {
+        geometry,
+        log: Arc::clone(&log),
+        ready: None,
+    };
     let blk = Blk::with_disk("disk0", &spec(), Box::new(disk), BlkOptions::default()).unwrap();
     let counters = blk.counters();
     let mut driver = Driver::inline(Box::new(blk));
@@ -497,11 +693,16 @@ fn counters_tell_what_was_done() {
 
 #[test]
 fn a_full_queue_is_in_flight_at_once_and_ends_with_one_interrupt() {
-    let spec = BlkSpec { queue_size: 128, ..spec() };
+    let spec = BlkSpec {
+        queue_size: 128,
+        ..spec()
+    };
     let mut bench = bench(&spec, true);
     bench.driver.start(!0);
     for i in 0..128u32 {
-        bench.driver.add(0, &[&header(1, u64::from(i)), &[i as u8; 512]], &[1]);
+        bench
+            .driver
+            .add(0, &[&header(1, u64::from(i)), &[i as u8; 512]], &[1]);
     }
     bench.driver.kick(0);
     assert_eq!(bench.driver.poll(0), None);
@@ -534,11 +735,19 @@ fn a_request_without_company_is_known_as_such() {
 
 #[test]
 fn every_queue_answers_on_its_own() {
-    let spec = BlkSpec { num_queues: 4, queue_size: 16, ..spec() };
+    let spec = BlkSpec {
+        num_queues: 4,
+        queue_size: 16,
+        ..spec()
+    };
     let mut bench = bench(&spec, true);
     bench.driver.start(!0);
     for queue in 0..4u16 {
-        bench.driver.submit(queue, &[&header(1, queue.into()), &[queue as u8 + 1; 512]], &[1]);
+        bench.driver.submit(
+            queue,
+            &[&header(1, queue.into()), &[queue as u8 + 1; 512]],
+            &[1],
+        );
     }
     bench.driver.run();
     assert_eq!(bench.log.lock().unwrap().held.len(), 4);
@@ -563,14 +772,26 @@ fn a_reset_waits_for_what_is_in_flight_and_then_leaves_memory_alone() {
     bench.driver.reset();
     {
         let log = bench.log.lock().unwrap();
-        assert_eq!((log.held.len(), log.drains), (0, 1), "reads ended before the reset did");
+        assert_eq!(
+            (log.held.len(), log.drains),
+            (0, 1),
+            "reads ended before the reset did"
+        );
     }
     let fill = vec![0x5a; 1 << 20];
-    bench.driver.memory.write_slice(&fill, GuestAddress(0)).unwrap();
+    bench
+        .driver
+        .memory
+        .write_slice(&fill, GuestAddress(0))
+        .unwrap();
     bench.ready.write(1).unwrap();
     bench.driver.run();
     let mut now = vec![0; 1 << 20];
-    bench.driver.memory.read_slice(&mut now, GuestAddress(0)).unwrap();
+    bench
+        .driver
+        .memory
+        .read_slice(&mut now, GuestAddress(0))
+        .unwrap();
     assert!(now == fill);
 
     // And it works again.
@@ -583,26 +804,55 @@ fn a_reset_waits_for_what_is_in_flight_and_then_leaves_memory_alone() {
 
 #[test]
 fn long_batches_let_other_devices_have_a_turn() {
-    let mut bench = bench(&BlkSpec { queue_size: 256, ..spec() }, false);
+    let mut bench = bench(
+        &BlkSpec {
+            queue_size: 256,
+            ..spec()
+        },
+        false,
+    );
     bench.driver.start(!(1 << 28 | 1 << 29));
     let ring = bench.driver.ring(0).clone();
     // 80 reads of 1 MiB each, all into the same memory: more than a turn's 64 MiB.
     let head = bench.driver.alloc(16, 16);
     let data = bench.driver.alloc(SIZE, 4096);
     let status = bench.driver.alloc(80, 1);
-    bench.driver.memory.write_slice(&header(0, 0), GuestAddress(head)).unwrap();
-    bench.driver.memory.write_slice(&[0xff; 80], GuestAddress(status)).unwrap();
+    bench
+        .driver
+        .memory
+        .write_slice(&header(0, 0), GuestAddress(head))
+        .unwrap();
+    bench
+        .driver
+        .memory
+        .write_slice(&[0xff; 80], GuestAddress(status))
+        .unwrap();
     for i in 0..80u16 {
         let d = 3 * i;
-        bench.driver.describe(ring.descriptors, d, head, 16, NEXT, d + 1);
-        bench.driver.describe(ring.descriptors, d + 1, data, SIZE as u32, NEXT | WRITE, d + 2);
-        bench.driver.describe(ring.descriptors, d + 2, status + u64::from(i), 1, WRITE, 0);
+        bench
+            .driver
+            .describe(ring.descriptors, d, head, 16, NEXT, d + 1);
+        bench.driver.describe(
+            ring.descriptors,
+            d + 1,
+            data,
+            SIZE as u32,
+            NEXT | WRITE,
+            d + 2,
+        );
+        bench
+            .driver
+            .describe(ring.descriptors, d + 2, status + u64::from(i), 1, WRITE, 0);
         bench.driver.offer(0, d);
     }
     bench.driver.notify(0);
     assert!(bench.driver.run() >= 2, "the loop saw the disk twice");
     let mut statuses = [0xff; 80];
-    bench.driver.memory.read_slice(&mut statuses, GuestAddress(status)).unwrap();
+    bench
+        .driver
+        .memory
+        .read_slice(&mut statuses, GuestAddress(status))
+        .unwrap();
     assert_eq!(statuses, [OK; 80]);
     assert_eq!(bench.asked().len(), 80);
 }
@@ -620,6 +870,10 @@ fn a_quiet_device_wakes_for_nothing() {
         assert_eq!(bench.write(i, &[1; 512]), OK);
     }
     let after = bench.driver.counters();
-    assert_eq!(after.interrupts - before.interrupts, 10, "one interrupt per request");
+    assert_eq!(
+        after.interrupts - before.interrupts,
+        10,
+        "one interrupt per request"
+    );
     assert_eq!(after.kicks - before.kicks, 10, "one wake-up per request");
 }

@@ -13,8 +13,13 @@ use vsc_devices::virtio::testing::Driver;
 
 const OK: u8 = 0;
 const SECTORS: u64 = 512;
-const CACHES: [Cache; 5] =
-    [Cache::None, Cache::Writeback, Cache::Writethrough, Cache::Directsync, Cache::Unsafe];
+const CACHES: [Cache; 5] = [
+    Cache::None,
+    Cache::Writeback,
+    Cache::Writethrough,
+    Cache::Directsync,
+    Cache::Unsafe,
+];
 
 struct Image(PathBuf);
 
@@ -22,7 +27,11 @@ impl Image {
     fn new(memory: bool, len: u64) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = std::env::current_exe().unwrap();
-        let dir = if memory { Path::new("/dev/shm") } else { program.parent().unwrap() };
+        let dir = if memory {
+            Path::new("/dev/shm")
+        } else {
+            program.parent().unwrap()
+        };
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("vsc-blk-{}-{n}", std::process::id()));
         File::create(&path).unwrap().set_len(len).unwrap();
@@ -37,7 +46,10 @@ impl Drop for Image {
 }
 
 fn open(spec: &BlkSpec, engine: EngineChoice) -> Driver {
-    let options = BlkOptions { engine, ..BlkOptions::default() };
+    let options = BlkOptions {
+        engine,
+        ..BlkOptions::default()
+    };
     Driver::threaded(Box::new(Blk::open("disk0", spec, options).unwrap()))
 }
 
@@ -58,14 +70,26 @@ fn range(sector: u64, count: u64, flags: u32) -> [u8; 16] {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { sector: u64, count: u64, byte: u8 },
-    Read { sector: u64, count: u64 },
-    Zero { sector: u64, count: u64, unmap: bool },
+    Write {
+        sector: u64,
+        count: u64,
+        byte: u8,
+    },
+    Read {
+        sector: u64,
+        count: u64,
+    },
+    Zero {
+        sector: u64,
+        count: u64,
+        unmap: bool,
+    },
     Flush,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let place = (0..SECTORS, 1..40u64).prop_map(|(sector, count)| (sector, count.min(SECTORS - sector)));
+    let place =
+        (0..SECTORS, 1..40u64).prop_map(|(sector, count)| (sector, count.min(SECTORS - sector)));
     let step = prop_oneof![
         3 => (place.clone(), any::<u8>()).prop_map(|((sector, count), byte)| Step::Write { sector, count, byte }),
         3 => place.clone().prop_map(|(sector, count)| Step::Read { sector, count }),
@@ -79,7 +103,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn play(driver: &mut Driver, steps: &[Step], model: &mut [u8], parts: usize) {
     let mut busy: Vec<(u64, u64)> = Vec::new();
     let mut expected = std::collections::HashMap::new();
-    let settle = |driver: &mut Driver, expected: &mut std::collections::HashMap<u16, Option<Vec<u8>>>| {
+    let settle = |driver: &mut Driver,
+                  expected: &mut std::collections::HashMap<u16, Option<Vec<u8>>>| {
         while !expected.is_empty() {
             let mut done = driver.wait(0);
             let wanted = expected.remove(&done.head).expect("a head in flight");
@@ -95,7 +120,9 @@ fn play(driver: &mut Driver, steps: &[Step], model: &mut [u8], parts: usize) {
             Step::Zero { sector, count, .. } => (sector, count),
             Step::Flush => (0, 0),
         };
-        let clash = busy.iter().any(|&(s, c)| s < sector + count && sector < s + c);
+        let clash = busy
+            .iter()
+            .any(|&(s, c)| s < sector + count && sector < s + c);
         if clash || expected.len() > 40 {
             settle(driver, &mut expected);
             busy.clear();
@@ -159,16 +186,25 @@ proptest! {
 fn a_hundred_and_twenty_eight_direct_reads_are_in_flight() {
     for engine in [EngineChoice::Auto, EngineChoice::Threads] {
         let image = Image::new(false, 0);
-        let data: Vec<u8> = (0..128u32 * 4096).map(|i| (i / 4096) as u8 ^ (i % 251) as u8).collect();
+        let data: Vec<u8> = (0..128u32 * 4096)
+            .map(|i| (i / 4096) as u8 ^ (i % 251) as u8)
+            .collect();
         std::fs::write(&image.0, &data).unwrap();
-        let spec = BlkSpec { cache: Cache::None, queue_size: 128, ..BlkSpec::new(&image.0) };
+        let spec = BlkSpec {
+            cache: Cache::None,
+            queue_size: 128,
+            ..BlkSpec::new(&image.0)
+        };
         let mut driver = open(&spec, engine);
         driver.start(!0);
         for round in 0..20u64 {
             let mut heads = std::collections::HashMap::new();
             for i in 0..128u64 {
                 let block = (i * 37 + round) % 128;
-                heads.insert(driver.add(0, &[&header(0, block * 8)], &[4096, 1]), block as usize);
+                heads.insert(
+                    driver.add(0, &[&header(0, block * 8)], &[4096, 1]),
+                    block as usize,
+                );
             }
             driver.kick(0);
             for _ in 0..128 {
@@ -185,7 +221,10 @@ fn a_hundred_and_twenty_eight_direct_reads_are_in_flight() {
 fn a_reset_in_the_middle_of_writes_loses_no_memory_and_the_disk_goes_on() {
     for engine in [EngineChoice::Auto, EngineChoice::Threads] {
         let image = Image::new(false, 16 << 20);
-        let spec = BlkSpec { cache: Cache::Directsync, ..BlkSpec::new(&image.0) };
+        let spec = BlkSpec {
+            cache: Cache::Directsync,
+            ..BlkSpec::new(&image.0)
+        };
         let mut driver = open(&spec, engine);
         for round in 1..=5u8 {
             driver.start(!0);
@@ -215,19 +254,31 @@ fn cache_modes_open_the_image_as_they_say() {
         let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let ours = entries.filter(|e| e.path().read_link().is_ok_and(|target| target == image.0));
         let flags = ours.map(|e| {
-            let info = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(e.file_name())).unwrap();
-            let line = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap().trim();
+            let info = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(e.file_name()))
+                .unwrap();
+            let line = info
+                .lines()
+                .find_map(|l| l.strip_prefix("flags:"))
+                .unwrap()
+                .trim();
             u32::from_str_radix(line, 8).unwrap()
         });
         let flags: Vec<u32> = flags.collect();
         assert_eq!(flags.len(), 1);
         assert_ne!(flags[0] & libc::O_CLOEXEC as u32, 0);
-        (flags[0] & libc::O_DIRECT as u32 != 0, flags[0] & libc::O_ACCMODE as u32 == 0)
+        (
+            flags[0] & libc::O_DIRECT as u32 != 0,
+            flags[0] & libc::O_ACCMODE as u32 == 0,
+        )
     };
     for cache in CACHES {
         for read_only in [false, true] {
             let image = Image::new(false, 4096);
-            let spec = BlkSpec { cache, read_only, ..BlkSpec::new(&image.0) };
+            let spec = BlkSpec {
+                cache,
+                read_only,
+                ..BlkSpec::new(&image.0)
+            };
             let _blk = Blk::open("disk0", &spec, BlkOptions::default()).unwrap();
             let bypass = matches!(cache, Cache::None | Cache::Directsync);
             assert_eq!(direct(&image), (bypass, read_only), "{cache:?}");
@@ -237,13 +288,24 @@ fn cache_modes_open_the_image_as_they_say() {
 
 #[test]
 fn specs_and_images_that_do_not_work_say_why() {
-    let said = |spec: &BlkSpec| Blk::open("disk0", spec, BlkOptions::default()).err().unwrap().to_string();
+    let said = |spec: &BlkSpec| {
+        Blk::open("disk0", spec, BlkOptions::default())
+            .err()
+            .unwrap()
+            .to_string()
+    };
     let missing = BlkSpec::new("/nonexistent.img");
     assert_eq!(said(&missing), "Disk /nonexistent.img: no such file");
     let image = Image::new(true, 1 << 20);
-    let long = BlkSpec { id: "x".repeat(21), ..BlkSpec::new(&image.0) };
+    let long = BlkSpec {
+        id: "x".repeat(21),
+        ..BlkSpec::new(&image.0)
+    };
     assert!(said(&long).contains("20 printable ASCII"));
     let odd = Image::new(true, 513);
     let error = Blk::open("disk0", &BlkSpec::new(&odd.0), BlkOptions::default()).err();
-    assert!(matches!(error, Some(BlkError::Open(OpenError::OddSize { .. }))));
+    assert!(matches!(
+        error,
+        Some(BlkError::Open(OpenError::OddSize { .. }))
+    ));
 }

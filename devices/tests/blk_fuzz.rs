@@ -28,7 +28,10 @@ impl Disk for Judge {
     unsafe fn start(&mut self, request: Request, iovecs: &mut Iovecs) -> Option<io::Result<()>> {
         assert!(request.offset.checked_add(request.len).unwrap() <= SIZE);
         assert!(request.len.is_multiple_of(512) && request.offset.is_multiple_of(512));
-        let transfer = matches!(request.op, vsc_devices::block::Op::Read | vsc_devices::block::Op::Write { .. });
+        let transfer = matches!(
+            request.op,
+            vsc_devices::block::Op::Read | vsc_devices::block::Op::Write { .. }
+        );
         assert_eq!(iovecs.len(), if transfer { request.len } else { 0 });
         assert!(request.tag < 64);
         self.asked.lock().unwrap().push(request);
@@ -52,8 +55,14 @@ fn judge() -> (Driver, Arc<Mutex<Vec<Request>>>) {
         optimal_io: 0,
         discard_granularity: 512,
     };
-    let disk = Judge { geometry, asked: Arc::clone(&asked) };
-    let spec = BlkSpec { queue_size: 32, ..BlkSpec::new("/unused") };
+    let disk = Judge {
+        geometry,
+        asked: Arc::clone(&asked),
+    };
+    let spec = BlkSpec {
+        queue_size: 32,
+        ..BlkSpec::new("/unused")
+    };
     let blk = Blk::with_disk("disk0", &spec, Box::new(disk), BlkOptions::default()).unwrap();
     (Driver::inline(Box::new(blk)), asked)
 }
@@ -87,14 +96,31 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, Vec<u32>)> {
         (0..5usize).prop_map(|n| vec![7; n * 512]),
         prop::collection::vec((sector(), any::<u16>(), 0..3u32), 0..20).prop_map(|ranges| {
             let one = |(s, n, f): (u64, u16, u32)| {
-                [&s.to_le_bytes()[..], &u32::from(n).to_le_bytes(), &f.to_le_bytes()].concat()
+                [
+                    &s.to_le_bytes()[..],
+                    &u32::from(n).to_le_bytes(),
+                    &f.to_le_bytes(),
+                ]
+                .concat()
             };
             ranges.into_iter().flat_map(one).collect()
         }),
     ];
-    let head = (kind(), any::<u32>(), sector(), payload, prop::option::weighted(0.2, 0..16usize));
+    let head = (
+        kind(),
+        any::<u32>(),
+        sector(),
+        payload,
+        prop::option::weighted(0.2, 0..16usize),
+    );
     let bytes = head.prop_map(|(kind, ioprio, sector, payload, cut)| {
-        let mut bytes = [&kind.to_le_bytes()[..], &ioprio.to_le_bytes(), &sector.to_le_bytes(), &payload].concat();
+        let mut bytes = [
+            &kind.to_le_bytes()[..],
+            &ioprio.to_le_bytes(),
+            &sector.to_le_bytes(),
+            &payload,
+        ]
+        .concat();
         bytes.truncate(cut.unwrap_or(usize::MAX));
         bytes
     });

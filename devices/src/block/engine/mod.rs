@@ -57,9 +57,9 @@ impl Call {
                     Self::Read { iov, count, offset } => {
                         libc::preadv2(fd, iov, count as i32, offset as i64, flags)
                     }
-                    Self::Write { iov, count, offset, .. } => {
-                        libc::pwritev2(fd, iov, count as i32, offset as i64, flags)
-                    }
+                    Self::Write {
+                        iov, count, offset, ..
+                    } => libc::pwritev2(fd, iov, count as i32, offset as i64, flags),
                     Self::Sync => libc::fdatasync(fd) as isize,
                     Self::Allocate { mode, offset, len } => {
                         libc::fallocate(fd, mode, offset as i64, len as i64) as isize
@@ -83,7 +83,7 @@ pub(crate) type Outcome = (u32, i32);
 
 /// Runs calls on one file.
 pub(crate) enum Engine {
-    Uring(Uring),
+    Uring(Box<Uring>),
     Pool(Pool),
 }
 
@@ -109,7 +109,7 @@ impl Engine {
     ) -> io::Result<(Self, Option<io::Error>)> {
         let why = match choice {
             Choice::Auto => match Uring::new(fd, depth) {
-                Ok(ring) => return Ok((Self::Uring(ring), None)),
+                Ok(ring) => return Ok((Self::Uring(Box::new(ring)), None)),
                 Err(why) => Some(why),
             },
             Choice::Threads => None,

@@ -43,7 +43,10 @@ impl Shared {
                 if state.stop {
                     return;
                 }
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
             // SAFETY: whoever queued the call keeps its memory mapped until the outcome is reaped.
@@ -77,7 +80,12 @@ impl Pool {
             finished: Condvar::new(),
             ready: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
         });
-        let mut pool = Self { shared, threads: Vec::new(), queued: Vec::new(), in_flight: 0 };
+        let mut pool = Self {
+            shared,
+            threads: Vec::new(),
+            queued: Vec::new(),
+            in_flight: 0,
+        };
         for _ in 0..THREADS {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()

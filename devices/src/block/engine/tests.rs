@@ -16,7 +16,11 @@ fn file(bytes: &[u8]) -> File {
 }
 
 fn readable(fd: RawFd, timeout: i32) -> bool {
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one pollfd.
     unsafe { libc::poll(&raw mut poll, 1, timeout) == 1 }
 }
@@ -33,7 +37,9 @@ fn all(engine: &mut Engine, mut out: Vec<Outcome>) -> Vec<Outcome> {
 /// More calls than the engine is deep, with a failing one among them, and its descriptor's behaviour.
 fn works(choice: Choice, depth: u32) {
     const CALLS: u32 = 300;
-    let data: Vec<u8> = (0..CALLS * 512).map(|i| (i / 512) as u8 ^ i as u8).collect();
+    let data: Vec<u8> = (0..CALLS * 512)
+        .map(|i| (i / 512) as u8 ^ i as u8)
+        .collect();
     let file = file(&data);
     let (mut engine, why) = Engine::new(file.as_raw_fd(), depth, choice).unwrap();
     assert!(why.is_none(), "io_uring: {why:?}");
@@ -43,15 +49,31 @@ fn works(choice: Choice, depth: u32) {
     let mut buffers = vec![[0u8; 512]; CALLS as usize];
     let vectors: Vec<libc::iovec> = buffers
         .iter_mut()
-        .map(|b| libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 512 })
+        .map(|b| libc::iovec {
+            iov_base: b.as_mut_ptr().cast(),
+            iov_len: 512,
+        })
         .collect();
     for (tag, vector) in (0..CALLS).zip(&vectors) {
-        let call = Call::Read { iov: vector, count: 1, offset: u64::from(tag) * 512 };
+        let call = Call::Read {
+            iov: vector,
+            count: 1,
+            offset: u64::from(tag) * 512,
+        };
         // SAFETY: vectors and buffers outlive the loop below.
         unsafe { engine.queue(tag, call) };
     }
     // SAFETY: no memory is involved.
-    unsafe { engine.queue(CALLS, Call::Allocate { mode: 0x4000, offset: 0, len: 1 }) };
+    unsafe {
+        engine.queue(
+            CALLS,
+            Call::Allocate {
+                mode: 0x4000,
+                offset: 0,
+                len: 1,
+            },
+        )
+    };
     engine.submit();
     assert!(readable(engine.ready_fd(), 10_000));
     let outcomes = all(&mut engine, Vec::new());
@@ -80,11 +102,29 @@ fn writes_syncs_and_holes_reach_the_file() {
         let file = file(&[7; 8192]);
         let (mut engine, _) = Engine::new(file.as_raw_fd(), 8, choice).unwrap();
         let data = [9u8; 512];
-        let vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: 512 };
+        let vector = libc::iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: 512,
+        };
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         for (tag, call) in [
-            (1, Call::Write { iov: &raw const vector, count: 1, offset: 512, durable: true }),
-            (2, Call::Allocate { mode: punch, offset: 4096, len: 4096 }),
+            (
+                1,
+                Call::Write {
+                    iov: &raw const vector,
+                    count: 1,
+                    offset: 512,
+                    durable: true,
+                },
+            ),
+            (
+                2,
+                Call::Allocate {
+                    mode: punch,
+                    offset: 4096,
+                    len: 4096,
+                },
+            ),
             (3, Call::Sync),
         ] {
             // SAFETY: the vector outlives the wait below.
@@ -113,12 +153,18 @@ fn forbid_io_uring(errno: u32) {
         op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
         op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: the filter concerns this thread only and is copied by the kernel.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         let mode = libc::SECCOMP_SET_MODE_FILTER;
-        assert_eq!(libc::syscall(libc::SYS_seccomp, mode, 0, &raw const filter), 0);
+        assert_eq!(
+            libc::syscall(libc::SYS_seccomp, mode, 0, &raw const filter),
+            0
+        );
     }
 }
 

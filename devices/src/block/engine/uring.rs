@@ -33,11 +33,17 @@ impl Uring {
             opcode::Fsync::CODE,
             opcode::Fallocate::CODE,
         ];
-        if !needed.iter().all(|&code| probe.is_supported(code)) || !ring.params().is_feature_nodrop()
+        if !needed.iter().all(|&code| probe.is_supported(code))
+            || !ring.params().is_feature_nodrop()
         {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
-        Ok(Self { ring, fd, in_flight: 0, early: Vec::new() })
+        Ok(Self {
+            ring,
+            fd,
+            in_flight: 0,
+            early: Vec::new(),
+        })
     }
 
     /// # Safety
@@ -61,7 +67,9 @@ impl Uring {
             Call::Read { iov, count, offset } => {
                 opcode::Readv::new(fd, iov, count).offset(offset).build()
             }
-            Call::Write { iov, count, offset, .. } => opcode::Writev::new(fd, iov, count)
+            Call::Write {
+                iov, count, offset, ..
+            } => opcode::Writev::new(fd, iov, count)
                 .offset(offset)
                 .rw_flags(flags)
                 .build(),

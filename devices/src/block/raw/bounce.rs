@@ -75,24 +75,41 @@ impl Bounce<'_> {
     ) -> io::Result<()> {
         let unit = self.align.offset.max(512);
         let align = self.align.memory.max(4096);
-        let buffer = self.buffer.get_or_insert_with(|| Buffer::new(BUFFER, align)).bytes();
+        let buffer = self
+            .buffer
+            .get_or_insert_with(|| Buffer::new(BUFFER, align))
+            .bytes();
         let mut cursor = Cursor { iovecs, at: 0 };
         let (mut at, mut left) = (offset, iovecs.iter().map(|v| v.iov_len as u64).sum::<u64>());
         while left > 0 {
             let start = at - at % unit;
-            let stop = (at + left).next_multiple_of(unit).min(start + buffer.len() as u64);
+            let stop = (at + left)
+                .next_multiple_of(unit)
+                .min(start + buffer.len() as u64);
             let part = left.min(stop - at);
             // All within the buffer, hence within usize.
-            let span = buffer.get_mut(..(stop - start) as usize).unwrap_or_default();
+            let span = buffer
+                .get_mut(..(stop - start) as usize)
+                .unwrap_or_default();
             let (from, to) = ((at - start) as usize, (at - start + part) as usize);
             if write {
                 // Read-modify-write of the blocks at both ends; the caller lets no other write run meanwhile.
                 let last = span.len() - unit as usize;
                 if from > 0 || (last == 0 && to < span.len()) {
-                    fill(self.file, start, self.end, span.get_mut(..unit as usize).unwrap_or_default())?;
+                    fill(
+                        self.file,
+                        start,
+                        self.end,
+                        span.get_mut(..unit as usize).unwrap_or_default(),
+                    )?;
                 }
                 if last > 0 && to < span.len() {
-                    fill(self.file, start + last as u64, self.end, span.get_mut(last..).unwrap_or_default())?;
+                    fill(
+                        self.file,
+                        start + last as u64,
+                        self.end,
+                        span.get_mut(last..).unwrap_or_default(),
+                    )?;
                 }
             } else {
                 fill(self.file, start, self.end, span)?;

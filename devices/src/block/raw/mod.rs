@@ -134,7 +134,10 @@ impl RawFile {
             align: opened.align,
             direct: options.direct,
             memory: opened.memory,
-            able: Abilities { punch: true, zero: true },
+            able: Abilities {
+                punch: true,
+                zero: true,
+            },
             nowait: (true, true),
             cache_pace: Pace::default(),
             device_pace: Pace::default(),
@@ -165,7 +168,11 @@ impl RawFile {
     /// How to wait: on this thread, as long as that is quick and either `alone` or a matter of copying.
     fn blocking(&self, op: Op, alone: bool) -> Way {
         let copying = self.copies(op);
-        let pace = if copying { &self.cache_pace } else { &self.device_pace };
+        let pace = if copying {
+            &self.cache_pace
+        } else {
+            &self.device_pace
+        };
         if self.memory {
             Way::Copy
         } else if self.engineless || (alone || copying) && pace.may_block(Instant::now()) {
@@ -253,7 +260,9 @@ impl RawFile {
                 Ok((engine, why)) => {
                     if let Some(why) = why {
                         let note = &self.note;
-                        note(&format!("io_uring is not available ({why}): disks use threads"));
+                        note(&format!(
+                            "io_uring is not available ({why}): disks use threads"
+                        ));
                     }
                     self.engine = Some(engine);
                 }

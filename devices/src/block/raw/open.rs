@@ -72,9 +72,10 @@ pub(super) fn open_error(path: &Path, read_only: bool, source: io::Error) -> Ope
         }
         Some(libc::EROFS) => OpenError::ReadOnlyFileSystem { path },
         Some(libc::EBUSY | libc::ETXTBSY) => OpenError::Busy { path },
-        Some(libc::ENXIO) if kind(&path).is_some_and(|k| k.is_socket()) => {
-            OpenError::NotADisk { path, what: "a socket" }
-        }
+        Some(libc::ENXIO) if kind(&path).is_some_and(|k| k.is_socket()) => OpenError::NotADisk {
+            path,
+            what: "a socket",
+        },
         _ => OpenError::Open { path, source },
     }
 }
@@ -87,13 +88,18 @@ pub(super) fn inspect(
     direct: bool,
     block: u32,
 ) -> Result<Opened, OpenError> {
-    let failed = |source| OpenError::Inspect { path: path.to_owned(), source };
+    let failed = |source| OpenError::Inspect {
+        path: path.to_owned(),
+        source,
+    };
     let meta = file.metadata().map_err(failed)?;
     let kind = meta.file_type();
     let what = if kind.is_file() || kind.is_block_device() {
         None
     } else if kind.is_dir() {
-        return Err(OpenError::Directory { path: path.to_owned() });
+        return Err(OpenError::Directory {
+            path: path.to_owned(),
+        });
     } else if kind.is_fifo() {
         Some("a pipe")
     } else if kind.is_socket() {
@@ -102,10 +108,15 @@ pub(super) fn inspect(
         Some("a character device")
     };
     if let Some(what) = what {
-        return Err(OpenError::NotADisk { path: path.to_owned(), what });
+        return Err(OpenError::NotADisk {
+            path: path.to_owned(),
+            what,
+        });
     }
     set_direct(&file, direct).map_err(|source| match source.raw_os_error() {
-        Some(libc::EINVAL) => OpenError::NoDirectIo { path: path.to_owned() },
+        Some(libc::EINVAL) => OpenError::NoDirectIo {
+            path: path.to_owned(),
+        },
         _ => failed(source),
     })?;
 
@@ -117,18 +128,27 @@ pub(super) fn inspect(
         meta.len()
     };
     if end == 0 {
-        return Err(OpenError::Empty { path: path.to_owned() });
+        return Err(OpenError::Empty {
+            path: path.to_owned(),
+        });
     }
     let align = if direct && !memory {
         direct_align(&file, device)
     } else {
-        Align { memory: 1, offset: 1 }
+        Align {
+            memory: 1,
+            offset: 1,
+        }
     };
     // Alignments are powers of two, at most a few pages.
     let block = block.max(align.offset as u32);
     let size = end.next_multiple_of(u64::from(block));
     if size != end && !read_only {
-        return Err(OpenError::OddSize { path: path.to_owned(), size: end, block });
+        return Err(OpenError::OddSize {
+            path: path.to_owned(),
+            size: end,
+            block,
+        });
     }
     let physical = if device {
         device_u32(&file, BLKPBSZGET)
@@ -138,7 +158,11 @@ pub(super) fn inspect(
     let physical = physical
         .filter(|b| b.is_power_of_two() && (512..=1 << 20).contains(b))
         .unwrap_or(4096);
-    let optimal_io = if device { device_u32(&file, BLKIOOPT).unwrap_or(0) } else { 0 };
+    let optimal_io = if device {
+        device_u32(&file, BLKIOOPT).unwrap_or(0)
+    } else {
+        0
+    };
     Ok(Opened {
         geometry: Geometry {
             size,
@@ -183,21 +207,36 @@ fn direct_align(file: &File, device: bool) -> Align {
     let info = unsafe {
         let mask = libc::STATX_DIOALIGN;
         let flags = libc::AT_EMPTY_PATH;
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, mask, info.as_mut_ptr());
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            mask,
+            info.as_mut_ptr(),
+        );
         info.assume_init()
     };
     let (memory, offset) = (info.stx_dio_mem_align, info.stx_dio_offset_align);
     let known = info.stx_mask & libc::STATX_DIOALIGN != 0;
     if known && memory.is_power_of_two() && offset.is_power_of_two() && offset <= 1 << 16 {
-        return Align { memory: memory as usize, offset: u64::from(offset) };
+        return Align {
+            memory: memory as usize,
+            offset: u64::from(offset),
+        };
     }
     // Linux before 6.1, or a file system that does not say.
     let sector = device.then(|| device_u32(file, BLKSSZGET)).flatten();
     if let Some(sector) = sector.filter(|s| s.is_power_of_two()) {
-        return Align { memory: sector as usize, offset: u64::from(sector) };
+        return Align {
+            memory: sector as usize,
+            offset: u64::from(sector),
+        };
     }
     let step = if reads_at(file, 512) { 512 } else { 4096 };
-    Align { memory: step, offset: step as u64 }
+    Align {
+        memory: step,
+        offset: step as u64,
+    }
 }
 
 fn reads_at(file: &File, step: usize) -> bool {

@@ -116,7 +116,10 @@ impl Task {
         while left > 0 {
             let len = left.min(size);
             // Within a page, so it fits.
-            list.push(libc::iovec { iov_base: page, iov_len: len as usize });
+            list.push(libc::iovec {
+                iov_base: page,
+                iov_len: len as usize,
+            });
             left -= len;
         }
     }
@@ -143,9 +146,19 @@ impl Task {
             }
             (Stage::Data, op) => {
                 let durable = matches!(op, Op::Write { durable: true });
-                Call::Write { iov, count, offset, durable }
+                Call::Write {
+                    iov,
+                    count,
+                    offset,
+                    durable,
+                }
             }
-            (Stage::Fill, _) => Call::Write { iov, count, offset, durable: false },
+            (Stage::Fill, _) => Call::Write {
+                iov,
+                count,
+                offset,
+                durable: false,
+            },
             (Stage::Punch, _) => allocate(libc::FALLOC_FL_PUNCH_HOLE),
             (Stage::Zero, _) => allocate(libc::FALLOC_FL_ZERO_RANGE),
             (Stage::Sync, _) => Call::Sync,

@@ -14,7 +14,11 @@ impl Image {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let program = std::env::current_exe().unwrap();
-        let dir = if dir.is_empty() { program.parent().unwrap() } else { Path::new(dir) };
+        let dir = if dir.is_empty() {
+            program.parent().unwrap()
+        } else {
+            Path::new(dir)
+        };
         let path = dir.join(format!("vsc-raw-{}-{n}", std::process::id()));
         File::create(&path).unwrap().set_len(len).unwrap();
         Self(path)
@@ -36,21 +40,43 @@ const MEMORY: &str = "/dev/shm";
 const DISK: &str = "";
 
 fn direct() -> RawOptions {
-    RawOptions { direct: true, ..RawOptions::default() }
+    RawOptions {
+        direct: true,
+        ..RawOptions::default()
+    }
 }
 
 fn read_only() -> RawOptions {
-    RawOptions { read_only: true, ..RawOptions::default() }
+    RawOptions {
+        read_only: true,
+        ..RawOptions::default()
+    }
 }
 
 /// Runs one request to its end.
-fn run(disk: &mut RawFile, op: Op, offset: u64, len: u64, buffer: &mut [u8], alone: bool) -> io::Result<()> {
+fn run(
+    disk: &mut RawFile,
+    op: Op,
+    offset: u64,
+    len: u64,
+    buffer: &mut [u8],
+    alone: bool,
+) -> io::Result<()> {
     let mut iovecs = Iovecs::default();
     if !buffer.is_empty() {
         let iov_base = buffer.as_mut_ptr().cast();
-        iovecs.inner().push(libc::iovec { iov_base, iov_len: buffer.len() });
+        iovecs.inner().push(libc::iovec {
+            iov_base,
+            iov_len: buffer.len(),
+        });
     }
-    let request = Request { tag: 3, op, offset, len, alone };
+    let request = Request {
+        tag: 3,
+        op,
+        offset,
+        len,
+        alone,
+    };
     // SAFETY: the buffer outlives the drain below.
     if let Some(result) = unsafe { disk.start(request, &mut iovecs) } {
         return result;
@@ -69,7 +95,10 @@ fn each_unusable_image_is_named_for_what_it_is() {
     let open = |path: &Path, options| RawFile::open(path, options).err().expect("not a disk");
     let said = |path: &Path, options| open(path, options).to_string();
     let none = Path::new("/nonexistent/disk.img");
-    assert_eq!(said(none, read_only()), "Disk /nonexistent/disk.img: no such file");
+    assert_eq!(
+        said(none, read_only()),
+        "Disk /nonexistent/disk.img: no such file"
+    );
     let dir = Path::new("/usr");
     for options in [RawOptions::default(), read_only()] {
         assert!(matches!(open(dir, options), OpenError::Directory { .. }));
@@ -85,16 +114,32 @@ fn each_unusable_image_is_named_for_what_it_is() {
     assert!(said(&empty.0, RawOptions::default()).contains("is empty; `truncate -s 1G FILE`"));
     let odd = Image::new(MEMORY, 1000);
     let said_odd = said(&odd.0, RawOptions::default());
-    assert!(said_odd.contains("its 1000 bytes are not a multiple of 512; `truncate -s %512 FILE`"), "{said_odd}");
+    assert!(
+        said_odd.contains("its 1000 bytes are not a multiple of 512; `truncate -s %512 FILE`"),
+        "{said_odd}"
+    );
     let sectors = Image::new(MEMORY, 1536);
-    let big = RawOptions { block: 4096, ..RawOptions::default() };
-    assert!(matches!(open(&sectors.0, big), OpenError::OddSize { size: 1536, block: 4096, .. }));
+    let big = RawOptions {
+        block: 4096,
+        ..RawOptions::default()
+    };
+    assert!(matches!(
+        open(&sectors.0, big),
+        OpenError::OddSize {
+            size: 1536,
+            block: 4096,
+            ..
+        }
+    ));
 
     let fifo = std::ffi::CString::new(format!("/dev/shm/vsc-fifo-{}", std::process::id())).unwrap();
     // SAFETY: a NUL-terminated path.
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
     let path = Path::new(std::ffi::OsStr::new(fifo.to_str().unwrap()));
-    assert!(said(path, read_only()).contains("is a pipe"), "and opening it does not wait for a writer");
+    assert!(
+        said(path, read_only()).contains("is a pipe"),
+        "and opening it does not wait for a writer"
+    );
     std::fs::remove_file(path).unwrap();
 
     let socket = PathBuf::from(format!("/dev/shm/vsc-socket-{}", std::process::id()));
@@ -128,8 +173,14 @@ fn a_file_that_may_only_be_read_is_offered_as_such() {
     std::fs::set_permissions(&image.0, PermissionsExt::from_mode(0o444)).unwrap();
     let path = image.0.clone();
     as_nobody(move || {
-        let refused = RawFile::open(&path, RawOptions::default()).err().unwrap().to_string();
-        assert!(refused.ends_with("permission denied for writing; it can be given as read-only"), "{refused}");
+        let refused = RawFile::open(&path, RawOptions::default())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            refused.ends_with("permission denied for writing; it can be given as read-only"),
+            "{refused}"
+        );
         assert!(RawFile::open(&path, read_only()).is_ok());
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap_err();
     });
@@ -157,7 +208,10 @@ fn on_small_tmpfs(flags: libc::c_ulong, test: impl FnOnce(&Path) + Send + 'stati
         unsafe {
             assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
             let private = libc::MS_REC | libc::MS_PRIVATE;
-            assert_eq!(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), 0);
+            assert_eq!(
+                libc::mount(none, c"/".as_ptr(), none, private, none.cast()),
+                0
+            );
             let size = c"size=64k".as_ptr().cast();
             assert_eq!(libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, size), 0);
         }
@@ -166,7 +220,10 @@ fn on_small_tmpfs(flags: libc::c_ulong, test: impl FnOnce(&Path) + Send + 'stati
         // SAFETY: as above.
         unsafe {
             let again = flags | libc::MS_REMOUNT;
-            assert_eq!(libc::mount(tmpfs, at.as_ptr(), tmpfs, again, none.cast()), 0);
+            assert_eq!(
+                libc::mount(tmpfs, at.as_ptr(), tmpfs, again, none.cast()),
+                0
+            );
         }
         test(&image);
         // SAFETY: as above.
@@ -184,8 +241,14 @@ fn a_read_only_file_system_is_named() {
     let error = open::open_error(Path::new("/cdrom/disk.img"), false, error);
     assert!(matches!(error, OpenError::ReadOnlyFileSystem { .. }));
     on_small_tmpfs(libc::MS_RDONLY, |image| {
-        let refused = RawFile::open(image, RawOptions::default()).err().unwrap().to_string();
-        assert!(refused.ends_with("give the disk as read-only or copy it"), "{refused}");
+        let refused = RawFile::open(image, RawOptions::default())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            refused.ends_with("give the disk as read-only or copy it"),
+            "{refused}"
+        );
         assert!(RawFile::open(image, read_only()).is_ok());
     });
 }
@@ -208,7 +271,11 @@ fn the_tail_of_a_read_only_image_reads_as_zeroes() {
         for direct in [false, true] {
             let image = Image::new(dir, 0);
             std::fs::write(&image.0, vec![5; 4196]).unwrap();
-            let options = RawOptions { read_only: true, direct, ..RawOptions::default() };
+            let options = RawOptions {
+                read_only: true,
+                direct,
+                ..RawOptions::default()
+            };
             let mut disk = RawFile::open(&image.0, options).unwrap();
             assert!(disk.geometry().size.is_multiple_of(512) && disk.geometry().size >= 4608);
             for alone in [true, false] {
@@ -228,7 +295,12 @@ fn an_image_cut_short_fails_reads_instead_of_inventing_data() {
     for dir in [MEMORY, DISK] {
         let image = Image::new(dir, 8192);
         let mut disk = RawFile::open(&image.0, RawOptions::default()).unwrap();
-        File::options().write(true).open(&image.0).unwrap().set_len(4096).unwrap();
+        File::options()
+            .write(true)
+            .open(&image.0)
+            .unwrap()
+            .set_len(4096)
+            .unwrap();
         let mut buffer = [0; 1024];
         for alone in [true, false] {
             let error = run(&mut disk, Op::Read, 3584, 1024, &mut buffer, alone).unwrap_err();
@@ -247,7 +319,10 @@ fn descriptors_are_blocking_again_and_direct_where_asked() {
     let plain = RawFile::open(&image.0, RawOptions::default()).unwrap();
     assert_eq!(flags(&plain) & (libc::O_NONBLOCK | libc::O_DIRECT), 0);
     let unbuffered = RawFile::open(&image.0, direct()).unwrap();
-    assert_eq!(flags(&unbuffered) & (libc::O_NONBLOCK | libc::O_DIRECT), libc::O_DIRECT);
+    assert_eq!(
+        flags(&unbuffered) & (libc::O_NONBLOCK | libc::O_DIRECT),
+        libc::O_DIRECT
+    );
     assert!(unbuffered.align.offset >= 512 && unbuffered.align.memory <= 4096);
 }
 
@@ -256,13 +331,31 @@ fn nothing_is_set_up_until_something_has_to_wait() {
     let image = Image::new(MEMORY, 8 << 20);
     let mut disk = RawFile::open(&image.0, RawOptions::default()).unwrap();
     let mut buffer = vec![1; 4096];
-    run(&mut disk, Op::Write { durable: true }, 0, 4096, &mut buffer, false).unwrap();
+    run(
+        &mut disk,
+        Op::Write { durable: true },
+        0,
+        4096,
+        &mut buffer,
+        false,
+    )
+    .unwrap();
     run(&mut disk, Op::Read, 0, 4096, &mut buffer, false).unwrap();
     run(&mut disk, Op::Flush, 0, 0, &mut [], false).unwrap();
     assert!(disk.ready_fd().is_none());
     let mut long = vec![2; 4 << 20];
-    run(&mut disk, Op::Write { durable: false }, 0, 4 << 20, &mut long, true).unwrap();
-    let fd = disk.ready_fd().expect("long requests do not hold the loop up");
+    run(
+        &mut disk,
+        Op::Write { durable: false },
+        0,
+        4 << 20,
+        &mut long,
+        true,
+    )
+    .unwrap();
+    let fd = disk
+        .ready_fd()
+        .expect("long requests do not hold the loop up");
     long.fill(0);
     run(&mut disk, Op::Read, 0, 4 << 20, &mut long, true).unwrap();
     assert!(long.iter().all(|&b| b == 2));
@@ -275,10 +368,31 @@ fn without_any_engine_requests_still_run() {
     let mut disk = RawFile::open(&image.0, RawOptions::default()).unwrap();
     disk.engineless = true;
     let mut long = vec![2; 4 << 20];
-    run(&mut disk, Op::Write { durable: true }, 0, 4 << 20, &mut long, false).unwrap();
-    run(&mut disk, Op::WriteZeroes { unmap: true, durable: true }, 0, 1 << 20, &mut [], false).unwrap();
+    run(
+        &mut disk,
+        Op::Write { durable: true },
+        0,
+        4 << 20,
+        &mut long,
+        false,
+    )
+    .unwrap();
+    run(
+        &mut disk,
+        Op::WriteZeroes {
+            unmap: true,
+            durable: true,
+        },
+        0,
+        1 << 20,
+        &mut [],
+        false,
+    )
+    .unwrap();
     let bytes = image.bytes();
-    assert!(bytes[..1 << 20].iter().all(|&b| b == 0) && bytes[1 << 20..4 << 20].iter().all(|&b| b == 2));
+    assert!(
+        bytes[..1 << 20].iter().all(|&b| b == 0) && bytes[1 << 20..4 << 20].iter().all(|&b| b == 2)
+    );
 }
 
 #[test]
@@ -288,20 +402,32 @@ fn zeroes_are_written_where_the_file_system_cannot_zero_a_range() {
             let image = Image::new(dir, 0);
             std::fs::write(&image.0, vec![5; 4 << 20]).unwrap();
             let mut disk = RawFile::open(&image.0, RawOptions::default()).unwrap();
-            disk.able = Abilities { punch: able, zero: able };
-            let op = Op::WriteZeroes { unmap, durable: true };
+            disk.able = Abilities {
+                punch: able,
+                zero: able,
+            };
+            let op = Op::WriteZeroes {
+                unmap,
+                durable: true,
+            };
             run(&mut disk, op, 512, (3 << 20) - 1024, &mut [], false).unwrap();
             let bytes = image.bytes();
             let zeroes = bytes.iter().filter(|&&b| b == 0).count();
             assert_eq!(zeroes, (3 << 20) - 1024, "{dir} {able} {unmap}");
-            assert!(bytes[..512].iter().chain(&bytes[(3 << 20) - 512..]).all(|&b| b == 5));
+            assert!(
+                bytes[..512]
+                    .iter()
+                    .chain(&bytes[(3 << 20) - 512..])
+                    .all(|&b| b == 5)
+            );
         }
     }
 }
 
 #[test]
 fn discards_give_space_back_and_are_mere_advice() {
-    let blocks = |image: &Image| std::os::unix::fs::MetadataExt::blocks(&image.0.metadata().unwrap());
+    let blocks =
+        |image: &Image| std::os::unix::fs::MetadataExt::blocks(&image.0.metadata().unwrap());
     for dir in [MEMORY, DISK] {
         let image = Image::new(dir, 0);
         std::fs::write(&image.0, vec![5; 1 << 20]).unwrap();
@@ -309,23 +435,45 @@ fn discards_give_space_back_and_are_mere_advice() {
         let before = blocks(&image);
         let mut disk = RawFile::open(&image.0, RawOptions::default()).unwrap();
         run(&mut disk, Op::Discard, 0, 512 << 10, &mut [], true).unwrap();
-        assert!(blocks(&image) <= before - 1000, "{dir}: {before} -> {}", blocks(&image));
+        assert!(
+            blocks(&image) <= before - 1000,
+            "{dir}: {before} -> {}",
+            blocks(&image)
+        );
         assert_eq!(image.bytes().len(), 1 << 20);
     }
     let mut task = Task::default();
-    let mut able = Abilities { punch: true, zero: true };
-    let request = Request { tag: 0, op: Op::Discard, offset: 0, len: 512, alone: true };
+    let mut able = Abilities {
+        punch: true,
+        zero: true,
+    };
+    let request = Request {
+        tag: 0,
+        op: Op::Discard,
+        offset: 0,
+        len: 512,
+        alone: true,
+    };
     task.begin(&request, &mut Iovecs::default(), 512, able);
     assert!(task.call().is_ok());
-    assert!(matches!(task.advance(-libc::EOPNOTSUPP, &mut able), Next::Done(Ok(()))));
+    assert!(matches!(
+        task.advance(-libc::EOPNOTSUPP, &mut able),
+        Next::Done(Ok(()))
+    ));
     assert!(!able.punch);
     task.begin(&request, &mut Iovecs::default(), 512, able);
-    assert!(matches!(task.advance(-libc::EIO, &mut able), Next::Done(Err(_))));
+    assert!(matches!(
+        task.advance(-libc::EIO, &mut able),
+        Next::Done(Err(_))
+    ));
 }
 
 #[test]
 fn short_transfers_go_on_where_they_stopped() {
-    let mut able = Abilities { punch: true, zero: true };
+    let mut able = Abilities {
+        punch: true,
+        zero: true,
+    };
     let vectors = |n: usize| {
         let base = 0x10_0000;
         let one = move |i| libc::iovec {
@@ -337,11 +485,22 @@ fn short_transfers_go_on_where_they_stopped() {
     let mut iovecs = Iovecs::default();
     iovecs.inner().extend(vectors(1500));
     let len = 1500 * 4096;
-    let request = Request { tag: 0, op: Op::Write { durable: true }, offset: 512, len, alone: true };
+    let request = Request {
+        tag: 0,
+        op: Op::Write { durable: true },
+        offset: 512,
+        len,
+        alone: true,
+    };
     let mut task = Task::default();
     task.begin(&request, &mut iovecs, 1 << 40, able);
     let expect = |task: &mut Task, want: (u64, u32, usize, usize)| match task.call().unwrap() {
-        Call::Write { iov, count, offset, durable: true } => {
+        Call::Write {
+            iov,
+            count,
+            offset,
+            durable: true,
+        } => {
             // SAFETY: the task's own vectors.
             let first = unsafe { *iov };
             assert_eq!((offset, count, first.iov_base.addr(), first.iov_len), want);
@@ -353,16 +512,38 @@ fn short_transfers_go_on_where_they_stopped() {
     expect(&mut task, (512 + 4196, 1024, 0x10_1064, 3996));
     assert!(matches!(task.advance(-libc::EINTR, &mut able), Next::Call));
     assert!(matches!(task.advance(1400 * 4096, &mut able), Next::Call));
-    expect(&mut task, (512 + 1401 * 4096 + 100, 99, 0x10_0000 + 1401 * 4096 + 100, 3996));
-    assert!(matches!(task.advance(99 * 4096 - 100, &mut able), Next::Done(Ok(()))));
-    assert!(matches!(task.advance(1, &mut able), Next::Done(Err(_))), "more than was asked for");
+    expect(
+        &mut task,
+        (
+            512 + 1401 * 4096 + 100,
+            99,
+            0x10_0000 + 1401 * 4096 + 100,
+            3996,
+        ),
+    );
+    assert!(matches!(
+        task.advance(99 * 4096 - 100, &mut able),
+        Next::Done(Ok(()))
+    ));
+    assert!(
+        matches!(task.advance(1, &mut able), Next::Done(Err(_))),
+        "more than was asked for"
+    );
 }
 
-fn model(dir: &'static str, direct: bool, engine: EngineChoice) -> impl Fn(Vec<(u8, u16, u16, u16, bool)>) {
+fn model(
+    dir: &'static str,
+    direct: bool,
+    engine: EngineChoice,
+) -> impl Fn(Vec<(u8, u16, u16, u16, bool)>) {
     move |steps| {
         const SIZE: usize = 64 << 10;
         let image = Image::new(dir, SIZE as u64);
-        let options = RawOptions { direct, engine, ..RawOptions::default() };
+        let options = RawOptions {
+            direct,
+            engine,
+            ..RawOptions::default()
+        };
         let mut disk = RawFile::open(&image.0, options).unwrap();
         let mut expected = vec![0u8; SIZE];
         for (i, (kind, start, len, skew, alone)) in steps.into_iter().enumerate() {
@@ -376,11 +557,16 @@ fn model(dir: &'static str, direct: bool, engine: EngineChoice) -> impl Fn(Vec<(
                 0 | 1 => {
                     buffer.fill(i as u8 + 1);
                     expected[start..start + len].copy_from_slice(buffer);
-                    let op = Op::Write { durable: kind % 5 == 1 };
+                    let op = Op::Write {
+                        durable: kind % 5 == 1,
+                    };
                     run(&mut disk, op, offset, bytes, buffer, alone).unwrap();
                 }
                 2 => {
-                    let op = Op::WriteZeroes { unmap: alone, durable: false };
+                    let op = Op::WriteZeroes {
+                        unmap: alone,
+                        durable: false,
+                    };
                     expected[start..start + len].fill(0);
                     run(&mut disk, op, offset, bytes, &mut [], alone).unwrap();
                 }
@@ -418,21 +604,40 @@ proptest! {
 fn stores_that_demand_whole_pages_get_them() {
     let image = Image::new(DISK, 64 << 10);
     let mut disk = RawFile::open(&image.0, direct()).unwrap();
-    disk.align = Align { memory: 512, offset: 4096 };
+    disk.align = Align {
+        memory: 512,
+        offset: 4096,
+    };
     let mut memory = Buffer::new(1 << 20, 4096);
     let mut expected = vec![0u8; 64 << 10];
-    for (i, (start, len)) in [(512, 512), (3584, 1024), (0, 4096), (4608, 12288), (8192, 20480)]
-        .into_iter()
-        .enumerate()
+    for (i, (start, len)) in [
+        (512, 512),
+        (3584, 1024),
+        (0, 4096),
+        (4608, 12288),
+        (8192, 20480),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let buffer = &mut memory.bytes()[..len];
         buffer.fill(i as u8 + 1);
         expected[start..start + len].fill(i as u8 + 1);
-        let op = Op::Write { durable: i % 2 == 0 };
+        let op = Op::Write {
+            durable: i % 2 == 0,
+        };
         run(&mut disk, op, start as u64, len as u64, buffer, true).unwrap();
         assert!(image.bytes() == expected);
         let buffer = &mut memory.bytes()[..len + 1024];
-        run(&mut disk, Op::Read, start as u64, len as u64 + 1024, buffer, true).unwrap();
+        run(
+            &mut disk,
+            Op::Read,
+            start as u64,
+            len as u64 + 1024,
+            buffer,
+            true,
+        )
+        .unwrap();
         assert!(*buffer == expected[start..start + len + 1024]);
     }
 }

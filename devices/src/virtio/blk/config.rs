@@ -17,7 +17,11 @@ const LENGTH: usize = 0x3c;
 pub(super) const WRITEBACK: usize = 0x20;
 
 pub(super) fn features(spec: &BlkSpec, geometry: &Geometry) -> u64 {
-    let always = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY];
+    let always = [
+        VIRTIO_BLK_F_SEG_MAX,
+        VIRTIO_BLK_F_BLK_SIZE,
+        VIRTIO_BLK_F_TOPOLOGY,
+    ];
     let mut bits = always.iter().fold(0, |bits, bit| bits | 1 << bit);
     let mut add = |bit: u32| bits |= 1 << bit;
     if geometry.read_only {

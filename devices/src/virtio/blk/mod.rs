@@ -68,7 +68,11 @@ pub struct BlkOptions {
 
 impl Default for BlkOptions {
     fn default() -> Self {
-        Self { poll: Duration::ZERO, note: Arc::new(|_| {}), engine: EngineChoice::Auto }
+        Self {
+            poll: Duration::ZERO,
+            note: Arc::new(|_| {}),
+            engine: EngineChoice::Auto,
+        }
     }
 }
 
@@ -262,7 +266,10 @@ impl Blk {
         let mut done = std::mem::take(&mut work.done);
         work.disk.reap(&mut done);
         for Completion { tag, result } in done.drain(..) {
-            let queue = work.slots.get(tag as usize).map(|slot| usize::from(slot.queue));
+            let queue = work
+                .slots
+                .get(tag as usize)
+                .map(|slot| usize::from(slot.queue));
             if let Some(Some(queue)) = queue.and_then(|q| self.queues.get_mut(q)) {
                 work.ended(queue, tag, result);
             }
@@ -281,7 +288,10 @@ impl Blk {
     }
 
     fn watch(&mut self, fd: RawFd, token: u32, watch: &mut dyn Watch) -> bool {
-        let readable = Interest { readable: true, writable: false };
+        let readable = Interest {
+            readable: true,
+            writable: false,
+        };
         match watch.watch(fd, token, readable) {
             Ok(()) => true,
             Err(why) => {
@@ -366,7 +376,13 @@ impl Work {
             }
         };
         slot.command = Some(command);
-        let request = |op, offset, len| Request { tag, op, offset, len, alone };
+        let request = |op, offset, len| Request {
+            tag,
+            op,
+            offset,
+            len,
+            alone,
+        };
         let (request, moved) = match command {
             Command::Read { offset, len } => {
                 queue.iovecs(&slot.chain.writable, slot.iovecs.inner());
@@ -428,10 +444,19 @@ impl Work {
             slot.next += 1;
             let op = match slot.command {
                 Some(Command::Discard) => Op::Discard,
-                _ => Op::WriteZeroes { unmap: range.unmap, durable: slot.durable },
+                _ => Op::WriteZeroes {
+                    unmap: range.unmap,
+                    durable: slot.durable,
+                },
             };
             let Range { offset, len, .. } = range;
-            let request = Request { tag, op, offset, len, alone };
+            let request = Request {
+                tag,
+                op,
+                offset,
+                len,
+                alone,
+            };
             // SAFETY: there are no vectors.
             match unsafe { self.disk.start(request, &mut slot.iovecs) } {
                 None => return,
@@ -450,7 +475,9 @@ impl Work {
         };
         match (result, command) {
             (Err(why), _) => self.failed(queue, tag, &why),
-            (Ok(()), Some(Command::Discard | Command::WriteZeroes)) => self.ranges(queue, tag, false),
+            (Ok(()), Some(Command::Discard | Command::WriteZeroes)) => {
+                self.ranges(queue, tag, false)
+            }
             (Ok(()), command) => {
                 match command {
                     Some(Command::Read { len, .. }) => add(&counters.read_bytes, len),
@@ -539,7 +566,12 @@ impl Device for Blk {
     }
 
     fn activate(&mut self, activation: Activation, _watch: &mut dyn Watch) -> Result<(), String> {
-        let Activation { memory: _, features, queues, interrupt: _ } = activation;
+        let Activation {
+            memory: _,
+            features,
+            queues,
+            interrupt: _,
+        } = activation;
         let has = |bit: u32| features & 1 << bit != 0;
         self.work.negotiated = features;
         self.work.limits.discard = has(VIRTIO_BLK_F_DISCARD);

@@ -32,8 +32,14 @@ pub(super) struct Range {
 /// What the driver wants. Checked: ranges lie on the disk and are whole sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
-    Read { offset: u64, len: u64 },
-    Write { offset: u64, len: u64 },
+    Read {
+        offset: u64,
+        len: u64,
+    },
+    Write {
+        offset: u64,
+        len: u64,
+    },
     Flush,
     Id,
     /// The ranges are in the list given to [`parse`].
@@ -117,7 +123,7 @@ fn parse_ranges(
 ) -> Result<(), u8> {
     ranges.clear();
     let len = chain.readable_len().saturating_sub(HEADER as u64);
-    if len == 0 || len % RANGE as u64 != 0 || len > (RANGES_MAX * RANGE) as u64 {
+    if len == 0 || !len.is_multiple_of(RANGE as u64) || len > (RANGES_MAX * RANGE) as u64 {
         return Err(IOERR);
     }
     for at in (HEADER as u64..HEADER as u64 + len).step_by(RANGE) {
@@ -135,7 +141,9 @@ fn parse_ranges(
         }
         let sectors = limits.size / SECTOR;
         if count > RANGE_SECTORS_MAX
-            || sector.checked_add(count.into()).is_none_or(|end| end > sectors)
+            || sector
+                .checked_add(count.into())
+                .is_none_or(|end| end > sectors)
         {
             return Err(IOERR);
         }

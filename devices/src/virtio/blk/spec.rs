@@ -135,7 +135,9 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Not in this build.
-    #[error("Disk {path}: format {format} is not in this build yet; `qemu-img convert -O raw` makes a raw image")]
+    #[error(
+        "Disk {path}: format {format} is not in this build yet; `qemu-img convert -O raw` makes a raw image"
+    )]
     Format {
         /// The image.
         path: PathBuf,
@@ -184,7 +186,12 @@ impl BlkSpec {
     /// The first thing wrong.
     pub fn validate(&self) -> Result<(), SpecError> {
         let path = || self.path.clone();
-        let unknown = |format| Err(SpecError::Format { path: path(), format });
+        let unknown = |format| {
+            Err(SpecError::Format {
+                path: path(),
+                format,
+            })
+        };
         match self.format {
             Format::Raw => {}
             Format::Qcow2 => return unknown("qcow2"),
@@ -198,11 +205,21 @@ impl BlkSpec {
             if good {
                 return Ok(());
             }
-            Err(SpecError::Range { path: path(), what, value, range })
+            Err(SpecError::Range {
+                path: path(),
+                what,
+                value,
+                range,
+            })
         };
         let size = self.queue_size;
         let good = size.is_power_of_two() && (4..=QUEUE_MAX).contains(&size);
-        check(good, "queue_size", size.into(), "a power of two from 4 to 1024")?;
+        check(
+            good,
+            "queue_size",
+            size.into(),
+            "a power of two from 4 to 1024",
+        )?;
         let queues = self.num_queues;
         let good = (1..=QUEUES_MAX).contains(&queues);
         check(good, "num_queues", queues.into(), "1 to 64")?;

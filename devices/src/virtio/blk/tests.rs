@@ -9,7 +9,12 @@ fn parse(fields: &[(&str, &str)]) -> Result<BlkSpec, Error> {
 
 #[test]
 fn keys_are_spelled_as_libvirt_and_libkrun_do() {
-    let spec = parse(&[("path", "/x"), ("cache", "directsync"), ("discard", "ignore")]).unwrap();
+    let spec = parse(&[
+        ("path", "/x"),
+        ("cache", "directsync"),
+        ("discard", "ignore"),
+    ])
+    .unwrap();
     let expected = BlkSpec {
         cache: Cache::Directsync,
         discard: Discard::Ignore,
@@ -19,7 +24,11 @@ fn keys_are_spelled_as_libvirt_and_libkrun_do() {
     assert_eq!(parse(&[("path", "/x")]), Ok(BlkSpec::new("/x")));
     let qcow2 = parse(&[("path", "/x"), ("format", "qcow2"), ("id", "root")]).unwrap();
     assert_eq!((qcow2.format, qcow2.id.as_str()), (Format::Qcow2, "root"));
-    for wrong in [("cashe", "none"), ("cache", "write-back"), ("format", "vhd")] {
+    for wrong in [
+        ("cashe", "none"),
+        ("cache", "write-back"),
+        ("format", "vhd"),
+    ] {
         assert!(parse(&[("path", "/x"), wrong]).is_err(), "{wrong:?}");
     }
 }
@@ -27,23 +36,41 @@ fn keys_are_spelled_as_libvirt_and_libkrun_do() {
 #[test]
 fn cache_modes_mean_what_qemu_says_and_single_keys_override_them() {
     let policy = |cache, direct_io, sync_mode| {
-        let spec = BlkSpec { cache, direct_io, sync_mode, ..BlkSpec::new("/x") };
-        let Policy { direct, writeback, no_flush } = spec.policy();
+        let spec = BlkSpec {
+            cache,
+            direct_io,
+            sync_mode,
+            ..BlkSpec::new("/x")
+        };
+        let Policy {
+            direct,
+            writeback,
+            no_flush,
+        } = spec.policy();
         (direct, writeback, no_flush)
     };
     // qemu-system(1), -drive cache=: cache.direct, cache.writeback, cache.no-flush.
     assert_eq!(policy(Cache::None, None, None), (true, true, false));
     assert_eq!(policy(Cache::Writeback, None, None), (false, true, false));
-    assert_eq!(policy(Cache::Writethrough, None, None), (false, false, false));
+    assert_eq!(
+        policy(Cache::Writethrough, None, None),
+        (false, false, false)
+    );
     assert_eq!(policy(Cache::Directsync, None, None), (true, false, false));
     assert_eq!(policy(Cache::Unsafe, None, None), (false, true, true));
 
-    assert_eq!(policy(Cache::Writeback, Some(true), None), (true, true, false));
+    assert_eq!(
+        policy(Cache::Writeback, Some(true), None),
+        (true, true, false)
+    );
     assert_eq!(policy(Cache::None, Some(false), None), (false, true, false));
     let none = Some(SyncMode::None);
     assert_eq!(policy(Cache::Writeback, None, none), (false, true, true));
     for honoured in [SyncMode::Relaxed, SyncMode::Full] {
-        assert_eq!(policy(Cache::Unsafe, None, Some(honoured)), (false, true, false));
+        assert_eq!(
+            policy(Cache::Unsafe, None, Some(honoured)),
+            (false, true, false)
+        );
     }
 }
 
@@ -56,7 +83,10 @@ fn specs_out_of_range_are_refused_by_field() {
     };
     assert_eq!(said(|_| {}), Ok(()));
     assert_eq!(said(|s| s.id = "x".repeat(20)), Ok(()));
-    let long = format!("Disk id `{}` is not 0 to 20 printable ASCII characters", "x".repeat(21));
+    let long = format!(
+        "Disk id `{}` is not 0 to 20 printable ASCII characters",
+        "x".repeat(21)
+    );
     assert_eq!(said(|s| s.id = "x".repeat(21)), Err(long));
     assert!(said(|s| s.id = "ümlaut".into()).is_err());
     assert!(said(|s| s.id = "a\nb".into()).is_err());
@@ -66,7 +96,10 @@ fn specs_out_of_range_are_refused_by_field() {
     let size = "Disk /x: queue_size is 100, must be a power of two from 4 to 1024";
     assert_eq!(said(|s| s.queue_size = 100), Err(size.into()));
     for wrong in [0, 2, 2048, 32768] {
-        let spec = BlkSpec { queue_size: wrong, ..BlkSpec::new("/x") };
+        let spec = BlkSpec {
+            queue_size: wrong,
+            ..BlkSpec::new("/x")
+        };
         assert!(spec.validate().is_err(), "{wrong}");
     }
     assert!(said(|s| s.num_queues = 0).is_err());

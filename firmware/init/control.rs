@@ -27,7 +27,12 @@ pub struct Control {
 
 impl Control {
     pub const fn new() -> Self {
-        Self { port: None, pending: Vec::new(), line: [0; LINE], length: 0 }
+        Self {
+            port: None,
+            pending: Vec::new(),
+            line: [0; LINE],
+            length: 0,
+        }
     }
 
     pub fn attach(&mut self, port: Fd) {
@@ -43,7 +48,10 @@ impl Control {
     pub fn say(&mut self, line: impl Display) {
         // A line stays one, whatever a file name in it contains.
         let text = format!("{line}");
-        self.pending.extend(text.bytes().map(|byte| if byte < b' ' { b'?' } else { byte }));
+        self.pending.extend(
+            text.bytes()
+                .map(|byte| if byte < b' ' { b'?' } else { byte }),
+        );
         self.pending.push(b'\n');
         self.flush();
     }
@@ -77,7 +85,11 @@ impl Control {
             return None;
         }
         let output = if self.pending.is_empty() { 0 } else { POLLOUT };
-        Some(PollFd { fd: port.0, events: POLLIN | output, revents: 0 })
+        Some(PollFd {
+            fd: port.0,
+            events: POLLIN | output,
+            revents: 0,
+        })
     }
 
     /// Reads what the host sent and calls `obey` for each request. A host that closed its side says no more.
@@ -118,7 +130,14 @@ impl Control {
             }
             let mut timeout = 100;
             match self.interest(&mut timeout) {
-                Some(PollFd { fd, .. }) => sys::poll(&mut [PollFd { fd, events: POLLOUT, revents: 0 }], timeout),
+                Some(PollFd { fd, .. }) => sys::poll(
+                    &mut [PollFd {
+                        fd,
+                        events: POLLOUT,
+                        revents: 0,
+                    }],
+                    timeout,
+                ),
                 None if self.port.is_some() => sys::poll(&mut [], timeout),
                 None => break,
             };
@@ -132,7 +151,13 @@ impl Control {
 fn parse(line: &[u8]) -> Option<Request> {
     let mut words = core::str::from_utf8(line).ok()?.split(' ');
     let request = match words.next()? {
-        "signal" => Request::Signal(words.next()?.parse().ok().filter(|signal| (1..=64).contains(signal))?),
+        "signal" => Request::Signal(
+            words
+                .next()?
+                .parse()
+                .ok()
+                .filter(|signal| (1..=64).contains(signal))?,
+        ),
         "winsize" => Request::WindowSize(words.next()?.parse().ok()?, words.next()?.parse().ok()?),
         "poweroff" => Request::PowerOff,
         _ => return None,

@@ -45,7 +45,8 @@ pub fn power_off(ending: Ending) -> ! {
     const RESTART: usize = 0x0123_4567;
     const HALT: usize = 0xcdef_0123;
     // Linux turns a power off that it cannot do into a halt, from which nothing returns: without ACPI, restart.
-    let can_power_off = crate::ports::exists(c"/sys/firmware/acpi") || !crate::ports::exists(c"/sys/firmware");
+    let can_power_off =
+        crate::ports::exists(c"/sys/firmware/acpi") || !crate::ports::exists(c"/sys/firmware");
     if ending == Ending::PowerOff && can_power_off {
         let _ = sys::reboot(POWER_OFF);
     }

@@ -15,13 +15,25 @@ const OPTIONAL_WAIT: u64 = 500;
 
 /// How long to wait for what was promised, in milliseconds.
 pub fn patience(spec: &Spec) -> u64 {
-    if spec.wait_ms == 0 { 5000 } else { u64::from(spec.wait_ms) }
+    if spec.wait_ms == 0 {
+        5000
+    } else {
+        u64::from(spec.wait_ms)
+    }
 }
 
 pub fn mount_kernel_file_systems(control: &mut Control) {
     sys::umask(0o022);
     make_directory(c"/dev", 0o755);
-    if mount(c"devtmpfs", c"/dev", c"devtmpfs", sys::MS_NOSUID, c"mode=0755").is_err() {
+    if mount(
+        c"devtmpfs",
+        c"/dev",
+        c"devtmpfs",
+        sys::MS_NOSUID,
+        c"mode=0755",
+    )
+    .is_err()
+    {
         make_essential_nodes(control);
     }
     // The kernel may have started this program without any open file; 0 to 2 must not become something else.
@@ -36,7 +48,13 @@ pub fn mount_kernel_file_systems(control: &mut Control) {
     for (source, target, mode, flags, data) in [
         (c"proc", c"/proc", 0o555, quiet, c""),
         (c"sysfs", c"/sys", 0o555, quiet, c""),
-        (c"devpts", c"/dev/pts", 0o755, sys::MS_NOSUID | sys::MS_NOEXEC, c"gid=5,mode=620,ptmxmode=666"),
+        (
+            c"devpts",
+            c"/dev/pts",
+            0o755,
+            sys::MS_NOSUID | sys::MS_NOEXEC,
+            c"gid=5,mode=620,ptmxmode=666",
+        ),
         (c"tmpfs", c"/dev/shm", 0o1777, safe, c"mode=1777"),
         (c"tmpfs", c"/run", 0o755, safe, c"mode=0755"),
         (c"tmpfs", c"/tmp", 0o1777, safe, c"mode=1777"),
@@ -44,7 +62,11 @@ pub fn mount_kernel_file_systems(control: &mut Control) {
         make_directory(target, mode);
         if let Err(errno) = mount(source, target, source, flags, data) {
             // A kernel without tmpfs or devpts: the directory of the initrd does.
-            control.error(format_args!("Cannot mount {} on {}: {errno}", show(source), show(target)));
+            control.error(format_args!(
+                "Cannot mount {} on {}: {errno}",
+                show(source),
+                show(target)
+            ));
         }
     }
     for (target, path) in [
@@ -62,7 +84,11 @@ pub fn set_up(spec: &Spec, control: &mut Control) {
     let events = Events::new();
     control.say("ready");
     // With modules to come, the console's driver may be among them: no waiting yet.
-    let before = if spec.modules.is_empty() { port_wait(spec) } else { 0 };
+    let before = if spec.modules.is_empty() {
+        port_wait(spec)
+    } else {
+        0
+    };
     attach_control(control, before, &events);
     for module in &spec.modules {
         insert(module, control);
@@ -102,8 +128,14 @@ fn attach_control(control: &mut Control, wait: u64, events: &Events) {
 
 fn insert(module: &Module, control: &mut Control) {
     const MODULE_INIT_COMPRESSED_FILE: usize = 4;
-    let compressed = [&b".xz"[..], b".gz", b".zst"].iter().any(|end| module.path.ends_with(end));
-    let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    let compressed = [&b".xz"[..], b".gz", b".zst"]
+        .iter()
+        .any(|end| module.path.ends_with(end));
+    let flags = if compressed {
+        MODULE_INIT_COMPRESSED_FILE
+    } else {
+        0
+    };
     let path = sys::c_string(&module.path);
     let inserted = sys::open(&path, sys::O_RDONLY).and_then(|fd| {
         let inserted = sys::insert_module(fd, &sys::c_string(&module.options), flags);
@@ -112,7 +144,10 @@ fn insert(module: &Module, control: &mut Control) {
     });
     match inserted {
         Ok(_) | Err(EEXIST) => {}
-        Err(errno) => control.error(format_args!("Cannot insert module {}: {errno}", show(&path))),
+        Err(errno) => control.error(format_args!(
+            "Cannot insert module {}: {errno}",
+            show(&path)
+        )),
     }
 }
 
@@ -122,7 +157,9 @@ fn bring_up_loopback(control: &mut Control) {
     const SIOCSIFFLAGS: usize = 0x8914;
     const IFF_UP_RUNNING: u8 = 0x41;
     // A kernel without networking has nothing to bring up.
-    let Ok(socket) = sys::socket(AF_INET, SOCK_DGRAM, 0) else { return };
+    let Ok(socket) = sys::socket(AF_INET, SOCK_DGRAM, 0) else {
+        return;
+    };
     // struct ifreq: 16 bytes of name, then a union that begins with the flags; 40 bytes in all.
     let mut request = [0_u8; 40];
     request[..2].copy_from_slice(b"lo");
@@ -136,7 +173,10 @@ fn bring_up_loopback(control: &mut Control) {
 
 fn switch_root(root: &Root, wait: u64, events: &Events, control: &mut Control) {
     let device = sys::c_string(&root.device);
-    if device.to_bytes().starts_with(b"/dev/") && events.until(wait, || ports::make_node(&device).then_some(())).is_none()
+    if device.to_bytes().starts_with(b"/dev/")
+        && events
+            .until(wait, || ports::make_node(&device).then_some(()))
+            .is_none()
     {
         control.error(format_args!("There is no root device {}", show(&device)));
         return;
@@ -146,7 +186,11 @@ fn switch_root(root: &Root, wait: u64, events: &Events, control: &mut Control) {
     make_directory(target, 0o755);
     let (flags, data) = mount_options(&root.options);
     let data = sys::c_string(data);
-    let types = if root.fstype.is_empty() { disk_types() } else { [root.fstype.clone()].into() };
+    let types = if root.fstype.is_empty() {
+        disk_types()
+    } else {
+        [root.fstype.clone()].into()
+    };
     let mut result = Err(sys::ENODEV);
     for fstype in &types {
         result = sys::mount(&device, target, &sys::c_string(fstype), flags, &data);
@@ -155,7 +199,10 @@ fn switch_root(root: &Root, wait: u64, events: &Events, control: &mut Control) {
         }
     }
     if let Err(errno) = result {
-        control.error(format_args!("Cannot mount {} as root: {errno}", show(&device)));
+        control.error(format_args!(
+            "Cannot mount {} as root: {errno}",
+            show(&device)
+        ));
         return;
     }
     for (from, to) in [
@@ -167,7 +214,10 @@ fn switch_root(root: &Root, wait: u64, events: &Events, control: &mut Control) {
     ] {
         make_directory(to, 0o755);
         if let Err(errno) = sys::mount(from, to, c"", sys::MS_MOVE, c"") {
-            control.error(format_args!("Cannot move {} to the root disk: {errno}", show(from)));
+            control.error(format_args!(
+                "Cannot move {} to the root disk: {errno}",
+                show(from)
+            ));
         }
     }
     let switched = sys::chdir(target)
@@ -183,7 +233,10 @@ fn switch_root(root: &Root, wait: u64, events: &Events, control: &mut Control) {
 fn mount_options(options: &[u8]) -> (usize, Vec<u8>) {
     let mut flags = 0;
     let mut rest = Vec::new();
-    for option in options.split(|&byte| byte == b',').filter(|option| !option.is_empty()) {
+    for option in options
+        .split(|&byte| byte == b',')
+        .filter(|option| !option.is_empty())
+    {
         flags |= match option {
             b"ro" => sys::MS_RDONLY,
             b"nosuid" => sys::MS_NOSUID,
@@ -213,7 +266,13 @@ fn disk_types() -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: usize, data: &CStr) -> sys::Result<()> {
+fn mount(
+    source: &CStr,
+    target: &CStr,
+    fstype: &CStr,
+    flags: usize,
+    data: &CStr,
+) -> sys::Result<()> {
     match sys::mount(source, target, fstype, flags, data) {
         // Already there: a user's own initrd was here first, or a kernel that mounts devtmpfs itself.
         Ok(_) | Err(EBUSY) => Ok(()),

@@ -19,13 +19,20 @@ pub struct Liveness {
 
 impl Liveness {
     pub fn new() -> Self {
-        Self { seen: false, deadline: sys::now() + GRACE }
+        Self {
+            seen: false,
+            deadline: sys::now() + GRACE,
+        }
     }
 
     /// Whether the host's side is open, or has been.
     pub fn check(&mut self, port: Fd) -> bool {
         if !self.seen {
-            let mut fds = [PollFd { fd: port.0, events: POLLIN, revents: 0 }];
+            let mut fds = [PollFd {
+                fd: port.0,
+                events: POLLIN,
+                revents: 0,
+            }];
             sys::poll(&mut fds, 0);
             self.seen = fds[0].revents & POLLHUP == 0 || fds[0].revents & POLLIN != 0;
         }
@@ -51,14 +58,16 @@ impl Events {
         const NETLINK_KOBJECT_UEVENT: usize = 15;
         // struct sockaddr_nl: family 2, pad 2, port 4 (0: the kernel chooses), groups 4 (1: the kernel's events).
         let address = [16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
-        let netlink = sys::socket(AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT).ok().and_then(|fd| {
-            let _ = sys::set_nonblocking(fd);
-            if sys::bind(fd, &address).is_ok() {
-                return Some(fd);
-            }
-            sys::close(fd);
-            None
-        });
+        let netlink = sys::socket(AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT)
+            .ok()
+            .and_then(|fd| {
+                let _ = sys::set_nonblocking(fd);
+                if sys::bind(fd, &address).is_ok() {
+                    return Some(fd);
+                }
+                sys::close(fd);
+                None
+            });
         // A kernel without sockets still says when devtmpfs gets a node.
         Self(netlink.or_else(|| sys::watch_directory(c"/dev").ok()))
     }
@@ -77,7 +86,14 @@ impl Events {
             match self.0 {
                 Some(fd) => {
                     let left = i32::try_from(left).unwrap_or(i32::MAX);
-                    sys::poll(&mut [PollFd { fd: fd.0, events: POLLIN, revents: 0 }], left);
+                    sys::poll(
+                        &mut [PollFd {
+                            fd: fd.0,
+                            events: POLLIN,
+                            revents: 0,
+                        }],
+                        left,
+                    );
                     let mut buffer = [0_u8; 4096];
                     while matches!(sys::read(fd, &mut buffer), Ok(count) if count > 0) {}
                 }
@@ -102,7 +118,9 @@ pub fn open_port(name: &str) -> Option<Fd> {
     let class = "/sys/class/virtio-ports";
     let mut device = None;
     let _ = sys::any_entry(&sys::c_string(class), |entry| {
-        let Ok(entry) = core::str::from_utf8(entry) else { return false };
+        let Ok(entry) = core::str::from_utf8(entry) else {
+            return false;
+        };
         let label = sys::read_file(&sys::c_string(format!("{class}/{entry}/name")), 256);
         let found = label.is_ok_and(|label| label.trim_ascii() == name.as_bytes());
         if found {
@@ -119,7 +137,9 @@ pub fn open_port(name: &str) -> Option<Fd> {
 pub fn port_exists(name: &str) -> bool {
     let class = "/sys/class/virtio-ports";
     sys::any_entry(&sys::c_string(class), |entry| {
-        let Ok(entry) = core::str::from_utf8(entry) else { return false };
+        let Ok(entry) = core::str::from_utf8(entry) else {
+            return false;
+        };
         sys::read_file(&sys::c_string(format!("{class}/{entry}/name")), 256)
             .is_ok_and(|label| label.trim_ascii() == name.as_bytes())
     })
@@ -131,8 +151,11 @@ pub fn multiport_console() -> bool {
     const VIRTIO_ID_CONSOLE: &[u8] = b"0x0003";
     let bus = "/sys/bus/virtio/devices";
     sys::any_entry(&sys::c_string(bus), |entry| {
-        let Ok(entry) = core::str::from_utf8(entry) else { return false };
-        let file = |name: &str| sys::read_file(&sys::c_string(format!("{bus}/{entry}/{name}")), 256);
+        let Ok(entry) = core::str::from_utf8(entry) else {
+            return false;
+        };
+        let file =
+            |name: &str| sys::read_file(&sys::c_string(format!("{bus}/{entry}/{name}")), 256);
         file("device").is_ok_and(|id| id.trim_ascii() == VIRTIO_ID_CONSOLE)
             && file("features").is_ok_and(|bits| bits.get(1) == Some(&b'1'))
     })
@@ -161,9 +184,21 @@ pub fn make_node(path: &CStr) -> bool {
     if exists(path) {
         return true;
     }
-    let Some(name) = path.to_str().ok().and_then(|path| path.strip_prefix("/dev/")) else { return false };
-    for (class, kind) in [("block", sys::S_IFBLK), ("tty", sys::S_IFCHR), ("virtio-ports", sys::S_IFCHR)] {
-        let Some((major, minor)) = device_number(&sys::c_string(format!("/sys/class/{class}/{name}/dev"))) else {
+    let Some(name) = path
+        .to_str()
+        .ok()
+        .and_then(|path| path.strip_prefix("/dev/"))
+    else {
+        return false;
+    };
+    for (class, kind) in [
+        ("block", sys::S_IFBLK),
+        ("tty", sys::S_IFCHR),
+        ("virtio-ports", sys::S_IFCHR),
+    ] {
+        let Some((major, minor)) =
+            device_number(&sys::c_string(format!("/sys/class/{class}/{name}/dev")))
+        else {
             continue;
         };
         return sys::mknod(path, kind | 0o600, major, minor).is_ok();
@@ -187,7 +222,11 @@ fn device_number(path: &CStr) -> Option<(u32, u32)> {
 /// controlling terminal's proper stand-in (no job control on some kernels).
 pub fn console() -> CString {
     let active = sys::read_file(c"/sys/class/tty/console/active", 256).unwrap_or_default();
-    let last = active.trim_ascii().rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let last = active
+        .trim_ascii()
+        .rsplit(|&byte| byte == b' ')
+        .next()
+        .unwrap_or_default();
     match core::str::from_utf8(last) {
         // tty0 stands for whichever virtual terminal is shown.
         Ok(name) if !name.is_empty() => sys::c_string(format!("/dev/{name}")),

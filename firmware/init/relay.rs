@@ -27,7 +27,16 @@ impl Relay {
     /// A relay between two non-blocking files, one of which is a port: the second if `to_port`.
     pub fn new(from: Fd, to: Fd, to_port: bool) -> Self {
         let buffer = vec![0; CHUNK].into_boxed_slice();
-        Self { from, to, to_port, open: true, host: Liveness::new(), buffer, start: 0, end: 0 }
+        Self {
+            from,
+            to,
+            to_port,
+            open: true,
+            host: Liveness::new(),
+            buffer,
+            start: 0,
+            end: 0,
+        }
     }
 
     pub fn finished(&self) -> bool {
@@ -79,7 +88,13 @@ impl Relay {
 
     /// What to wait for: something to read, with an eye on the other end; or room to write.
     pub fn interest(&self) -> [Option<PollFd>; 2] {
-        let watch = |fd: Fd, events| Some(PollFd { fd: fd.0, events, revents: 0 });
+        let watch = |fd: Fd, events| {
+            Some(PollFd {
+                fd: fd.0,
+                events,
+                revents: 0,
+            })
+        };
         if !self.open || !self.host.seen() {
             [None, None]
         } else if self.start == self.end {

@@ -60,7 +60,11 @@ enum Step {
 pub fn run(spec: &Spec, control: &mut Control) -> Finished {
     let signals = sys::signal_fd();
     let mut streams = open_streams(spec, control);
-    let mut finished = Finished { outcome: Outcome::Exit(0), ending: None, terminal: streams.terminal };
+    let mut finished = Finished {
+        outcome: Outcome::Exit(0),
+        ending: None,
+        terminal: streams.terminal,
+    };
     match start(spec, &streams) {
         Ok(pid) => {
             control.say(format_args!("started {pid}"));
@@ -92,14 +96,23 @@ fn open_streams(spec: &Spec, control: &mut Control) -> Streams {
     match stdio {
         Stdio::Pipes => pipes(wait, &events, control),
         Stdio::Terminal => {
-            let path = if spec.tty.is_empty() { CString::from(c"/dev/hvc0") } else { sys::c_string(&spec.tty) };
+            let path = if spec.tty.is_empty() {
+                CString::from(c"/dev/hvc0")
+            } else {
+                sys::c_string(&spec.tty)
+            };
             let streams = terminal(&path, wait, &events, control);
             if let Some(fd) = streams.terminal
                 && (spec.rows, spec.columns) != (0, 0)
             {
                 let size = |value| u16::try_from(value).unwrap_or(u16::MAX);
-                if let Err(errno) = machine::set_window_size(fd, size(spec.rows), size(spec.columns)) {
-                    control.error(format_args!("Cannot set the size of {}: {errno}", show(&path)));
+                if let Err(errno) =
+                    machine::set_window_size(fd, size(spec.rows), size(spec.columns))
+                {
+                    control.error(format_args!(
+                        "Cannot set the size of {}: {errno}",
+                        show(&path)
+                    ));
                 }
             }
             streams
@@ -110,8 +123,16 @@ fn open_streams(spec: &Spec, control: &mut Control) -> Streams {
 
 fn pipes(wait: u64, events: &Events, control: &mut Control) -> Streams {
     let null = sys::open(c"/dev/null", sys::O_RDWR).unwrap_or(Fd(0));
-    let mut streams = Streams { child: [null; 3], terminal: None, input: None, output: Vec::new() };
-    for (place, name) in ["vsc.stdin", "vsc.stdout", "vsc.stderr"].into_iter().enumerate() {
+    let mut streams = Streams {
+        child: [null; 3],
+        terminal: None,
+        input: None,
+        output: Vec::new(),
+    };
+    for (place, name) in ["vsc.stdin", "vsc.stdout", "vsc.stderr"]
+        .into_iter()
+        .enumerate()
+    {
         let Some(port) = events.until(wait, || ports::open_port(name)) else {
             control.error(format_args!("There is no port {name}"));
             continue;
@@ -151,10 +172,18 @@ fn terminal(path: &CStr, wait: u64, events: &Events, control: &mut Control) -> S
         // Fails where this program leads a session already; then the terminal may be taken all the same.
         let _ = sys::setsid();
         if let Err(errno) = sys::ioctl(fd, sys::TIOCSCTTY, 0) {
-            control.error(format_args!("Cannot make {} the controlling terminal: {errno}", show(path)));
+            control.error(format_args!(
+                "Cannot make {} the controlling terminal: {errno}",
+                show(path)
+            ));
         }
     }
-    Streams { child: [fd; 3], terminal, input: None, output: Vec::new() }
+    Streams {
+        child: [fd; 3],
+        terminal,
+        input: None,
+        output: Vec::new(),
+    }
 }
 
 impl Streams {
@@ -181,11 +210,19 @@ fn start(spec: &Spec, streams: &Streams) -> Result<i32, (Errno, CString)> {
     };
     let env = environment(spec, streams.terminal.is_some());
     let pointers = |strings: &[CString]| -> Vec<*const i8> {
-        strings.iter().map(|text| text.as_ptr()).chain([core::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([core::ptr::null()])
+            .collect()
     };
     let (argv, envp) = (pointers(&strings), pointers(&env));
     let candidates = candidates(command, &env);
-    let directory = if spec.cwd.is_empty() { CString::from(c"/") } else { sys::c_string(&spec.cwd) };
+    let directory = if spec.cwd.is_empty() {
+        CString::from(c"/")
+    } else {
+        sys::c_string(&spec.cwd)
+    };
 
     let fail = |errno| (errno, command.clone());
     let (report, failure) = sys::pipe().map_err(fail)?;
@@ -207,10 +244,19 @@ fn start(spec: &Spec, streams: &Streams) -> Result<i32, (Errno, CString)> {
     }
     let [a, b, c, d, at @ ..] = bytes;
     let errno = Errno(i32::from_ne_bytes([a, b, c, d]));
-    let path = candidates.get(u32::from_ne_bytes(at) as usize).unwrap_or(&directory);
+    let path = candidates
+        .get(u32::from_ne_bytes(at) as usize)
+        .unwrap_or(&directory);
     // A command that was searched is named as it was asked for.
     let searched = errno == ENOENT && candidates.len() > 1 && path != &directory;
-    Err((errno, if searched { command.clone() } else { path.clone() }))
+    Err((
+        errno,
+        if searched {
+            command.clone()
+        } else {
+            path.clone()
+        },
+    ))
 }
 
 /// The child's side: never returns.
@@ -261,10 +307,17 @@ fn candidates(command: &CStr, env: &[CString]) -> Vec<CString> {
     if command.contains(&b'/') {
         return [sys::c_string(command)].into();
     }
-    let path = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
+    let path = env
+        .iter()
+        .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="))
+        .unwrap_or_default();
     path.split(|&byte| byte == b':')
         .map(|directory| {
-            let directory = if directory.is_empty() { &b"."[..] } else { directory };
+            let directory = if directory.is_empty() {
+                &b"."[..]
+            } else {
+                directory
+            };
             sys::c_string([directory, b"/", command].concat())
         })
         .collect()
@@ -272,9 +325,16 @@ fn candidates(command: &CStr, env: &[CString]) -> Vec<CString> {
 
 fn environment(spec: &Spec, terminal: bool) -> Vec<CString> {
     let mut env: Vec<CString> = spec.env.iter().map(sys::c_string).collect();
-    let term = if terminal { &b"TERM=linux"[..] } else { b"TERM=dumb" };
+    let term = if terminal {
+        &b"TERM=linux"[..]
+    } else {
+        b"TERM=dumb"
+    };
     for default in [DEFAULT_PATH, b"HOME=/root", term] {
-        let name = default.split_inclusive(|&byte| byte == b'=').next().unwrap_or_default();
+        let name = default
+            .split_inclusive(|&byte| byte == b'=')
+            .next()
+            .unwrap_or_default();
         if !env.iter().any(|entry| entry.to_bytes().starts_with(name)) {
             env.push(sys::c_string(default));
         }
@@ -283,7 +343,13 @@ fn environment(spec: &Spec, terminal: bool) -> Vec<CString> {
 }
 
 /// Serves the command until it has ended and all its output is on its way.
-fn attend(pid: i32, signals: Option<Fd>, streams: &mut Streams, finished: &mut Finished, control: &mut Control) {
+fn attend(
+    pid: i32,
+    signals: Option<Fd>,
+    streams: &mut Streams,
+    finished: &mut Finished,
+    control: &mut Control,
+) {
     let mut ended = false;
     let mut stop: Option<Stop> = None;
     let mut abandon = false;
@@ -308,9 +374,17 @@ fn attend(pid: i32, signals: Option<Fd>, streams: &mut Streams, finished: &mut F
         control.flush();
         advance(&mut stop, &mut timeout);
 
-        let mut fds = [PollFd { fd: -1, events: 0, revents: 0 }; 8];
+        let mut fds = [PollFd {
+            fd: -1,
+            events: 0,
+            revents: 0,
+        }; 8];
         if let Some(fd) = signals {
-            fds[0] = PollFd { fd: fd.0, events: sys::POLLIN, revents: 0 };
+            fds[0] = PollFd {
+                fd: fd.0,
+                events: sys::POLLIN,
+                revents: 0,
+            };
         }
         if let Some(entry) = control.interest(&mut timeout) {
             fds[1] = entry;
@@ -331,7 +405,11 @@ fn attend(pid: i32, signals: Option<Fd>, streams: &mut Streams, finished: &mut F
             if let Some(ending) = asked_by(signal) {
                 finished.ending = Some(ending);
                 let at = sys::now() + OWN_TIME;
-                stop.get_or_insert(Stop { at, step: Step::Terminate, by_guest: true });
+                stop.get_or_insert(Stop {
+                    at,
+                    step: Step::Terminate,
+                    by_guest: true,
+                });
             }
         }
         control.receive(fds[1].revents, |request| match request {
@@ -343,9 +421,17 @@ fn attend(pid: i32, signals: Option<Fd>, streams: &mut Streams, finished: &mut F
                 }
             }
             Request::PowerOff => {
-                let step = if stop.is_some() { Step::Kill } else { Step::Terminate };
+                let step = if stop.is_some() {
+                    Step::Kill
+                } else {
+                    Step::Terminate
+                };
                 abandon |= ended;
-                stop = Some(Stop { at: 0, step, by_guest: false });
+                stop = Some(Stop {
+                    at: 0,
+                    step,
+                    by_guest: false,
+                });
             }
         });
     }
@@ -378,7 +464,11 @@ fn advance(stop: &mut Option<Stop>, timeout: &mut i32) {
     }
     if stop.step != Step::Wait {
         let left = i32::try_from(stop.at.saturating_sub(now)).unwrap_or(i32::MAX);
-        *timeout = if *timeout < 0 { left } else { left.min(*timeout) };
+        *timeout = if *timeout < 0 {
+            left
+        } else {
+            left.min(*timeout)
+        };
     }
 }
 
@@ -404,7 +494,9 @@ impl core::fmt::Display for Outcome {
         match self {
             Self::Exit(status) => write!(f, "exit {status}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::NotExecuted(errno, path) => f.write_str(&format!("noexec {} {}", errno.0, show(path))),
+            Self::NotExecuted(errno, path) => {
+                f.write_str(&format!("noexec {} {}", errno.0, show(path)))
+            }
         }
     }
 }

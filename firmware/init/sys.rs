@@ -131,17 +131,39 @@ fn descriptor(value: usize) -> Fd {
 
 pub fn read(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: read(2) writes at most buffer.len() bytes.
-    unsafe { call(0, [number(fd.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0]) }
+    unsafe {
+        call(
+            0,
+            [
+                number(fd.0),
+                buffer.as_mut_ptr() as usize,
+                buffer.len(),
+                0,
+                0,
+            ],
+        )
+    }
 }
 
 pub fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
     // SAFETY: write(2) reads bytes.len() bytes.
-    unsafe { call(1, [number(fd.0), bytes.as_ptr() as usize, bytes.len(), 0, 0]) }
+    unsafe {
+        call(
+            1,
+            [number(fd.0), bytes.as_ptr() as usize, bytes.len(), 0, 0],
+        )
+    }
 }
 
 pub fn open(path: &CStr, flags: i32) -> Result<Fd> {
     // SAFETY: open(2) reads a C string; O_CREAT is never given.
-    unsafe { call(2, [path.as_ptr() as usize, number(flags | O_CLOEXEC), 0, 0, 0]) }.map(descriptor)
+    unsafe {
+        call(
+            2,
+            [path.as_ptr() as usize, number(flags | O_CLOEXEC), 0, 0, 0],
+        )
+    }
+    .map(descriptor)
 }
 
 pub fn close(fd: Fd) {
@@ -152,7 +174,13 @@ pub fn close(fd: Fd) {
 /// Waits until a file is ready, at most `timeout` milliseconds; negative: for ever. An interruption counts as none.
 pub fn poll(fds: &mut [PollFd], timeout: i32) -> usize {
     // SAFETY: poll(2) reads and writes fds.len() structures.
-    unsafe { call(7, [fds.as_mut_ptr() as usize, fds.len(), number(timeout), 0, 0]) }.unwrap_or(0)
+    unsafe {
+        call(
+            7,
+            [fds.as_mut_ptr() as usize, fds.len(), number(timeout), 0, 0],
+        )
+    }
+    .unwrap_or(0)
 }
 
 pub fn map_memory(size: usize) -> Result<usize> {
@@ -172,7 +200,18 @@ pub fn ioctl(fd: Fd, request: usize, argument: usize) -> Result<usize> {
 /// An ioctl whose argument is a structure that the kernel reads, and writes at most in full.
 pub fn ioctl_with<T>(fd: Fd, request: usize, argument: &mut T) -> Result<usize> {
     // SAFETY: callers give the structure that the request is defined with.
-    unsafe { call(16, [number(fd.0), request, core::ptr::from_mut(argument) as usize, 0, 0]) }
+    unsafe {
+        call(
+            16,
+            [
+                number(fd.0),
+                request,
+                core::ptr::from_mut(argument) as usize,
+                0,
+                0,
+            ],
+        )
+    }
 }
 
 pub fn dup2(from: Fd, to: i32) -> Result<usize> {
@@ -188,7 +227,12 @@ pub fn socket(domain: usize, kind: usize, protocol: usize) -> Result<Fd> {
 
 pub fn bind(fd: Fd, address: &[u8]) -> Result<usize> {
     // SAFETY: bind(2) reads address.len() bytes.
-    unsafe { call(49, [number(fd.0), address.as_ptr() as usize, address.len(), 0, 0]) }
+    unsafe {
+        call(
+            49,
+            [number(fd.0), address.as_ptr() as usize, address.len(), 0, 0],
+        )
+    }
 }
 
 /// A child process: `None` in it, its process id in the parent.
@@ -202,7 +246,13 @@ pub fn fork() -> Result<Option<i32>> {
 pub fn execve(path: &CStr, argv: &[*const i8], env: &[*const i8]) -> Errno {
     debug_assert!(argv.last().is_some_and(|last| last.is_null()));
     debug_assert!(env.last().is_some_and(|last| last.is_null()));
-    let arguments = [path.as_ptr() as usize, argv.as_ptr() as usize, env.as_ptr() as usize, 0, 0];
+    let arguments = [
+        path.as_ptr() as usize,
+        argv.as_ptr() as usize,
+        env.as_ptr() as usize,
+        0,
+        0,
+    ];
     // SAFETY: execve(2) reads C strings up to the null pointers.
     unsafe { call(59, arguments) }.err().unwrap_or(EINVAL)
 }
@@ -219,7 +269,13 @@ pub fn exit(status: i32) -> ! {
 pub fn reap() -> Option<(i32, i32)> {
     const WNOHANG: usize = 1;
     let mut status = 0_i32;
-    let arguments = [usize::MAX, core::ptr::from_mut(&mut status) as usize, WNOHANG, 0, 0];
+    let arguments = [
+        usize::MAX,
+        core::ptr::from_mut(&mut status) as usize,
+        WNOHANG,
+        0,
+        0,
+    ];
     // SAFETY: wait4(2) writes an int.
     match unsafe { call(61, arguments) } {
         Ok(pid) if pid != 0 => Some((pid as i32, status)),
@@ -249,7 +305,12 @@ pub fn unlink(path: &CStr) -> Result<usize> {
 
 pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
     // SAFETY: symlink(2) reads two C strings.
-    unsafe { call(88, [target.as_ptr() as usize, path.as_ptr() as usize, 0, 0, 0]) }
+    unsafe {
+        call(
+            88,
+            [target.as_ptr() as usize, path.as_ptr() as usize, 0, 0, 0],
+        )
+    }
 }
 
 pub fn umask(mask: u32) {
@@ -276,7 +337,12 @@ pub fn mknod(path: &CStr, mode: u32, major: u32, minor: u32) -> Result<usize> {
     // new_encode_dev() of the kernel (include/linux/kdev_t.h).
     let device = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
     // SAFETY: mknod(2) reads a C string.
-    unsafe { call(133, [path.as_ptr() as usize, mode as usize, device as usize, 0, 0]) }
+    unsafe {
+        call(
+            133,
+            [path.as_ptr() as usize, mode as usize, device as usize, 0, 0],
+        )
+    }
 }
 
 pub fn chroot(path: &CStr) -> Result<usize> {
@@ -289,7 +355,13 @@ pub fn sync() {
     let _ = unsafe { call(162, [0; 5]) };
 }
 
-pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: usize, data: &CStr) -> Result<usize> {
+pub fn mount(
+    source: &CStr,
+    target: &CStr,
+    fstype: &CStr,
+    flags: usize,
+    data: &CStr,
+) -> Result<usize> {
     let arguments = [
         source.as_ptr() as usize,
         target.as_ptr() as usize,
@@ -314,7 +386,18 @@ pub fn set_host_name(name: &[u8]) -> Result<usize> {
 
 pub fn directory_entries(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: getdents64(2) writes at most buffer.len() bytes.
-    unsafe { call(217, [number(fd.0), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0]) }
+    unsafe {
+        call(
+            217,
+            [
+                number(fd.0),
+                buffer.as_mut_ptr() as usize,
+                buffer.len(),
+                0,
+                0,
+            ],
+        )
+    }
 }
 
 /// Milliseconds since the kernel started.
@@ -332,7 +415,10 @@ pub fn signal_fd() -> Result<Fd> {
     // SAFETY: signalfd4(2) reads 8 bytes of mask.
     let fd = unsafe {
         let mask = core::ptr::from_ref(&all) as usize;
-        call(289, [usize::MAX, mask, 8, number(O_NONBLOCK | O_CLOEXEC), 0])
+        call(
+            289,
+            [usize::MAX, mask, 8, number(O_NONBLOCK | O_CLOEXEC), 0],
+        )
     };
     set_signal_mask(all);
     fd.map(descriptor)
@@ -342,14 +428,20 @@ pub fn signal_fd() -> Result<Fd> {
 pub fn set_signal_mask(mask: u64) {
     const SIG_SETMASK: usize = 2;
     // SAFETY: rt_sigprocmask(2) reads 8 bytes.
-    let _ = unsafe { call(14, [SIG_SETMASK, core::ptr::from_ref(&mask) as usize, 0, 8, 0]) };
+    let _ = unsafe {
+        call(
+            14,
+            [SIG_SETMASK, core::ptr::from_ref(&mask) as usize, 0, 8, 0],
+        )
+    };
 }
 
 /// The next pending signal of a signal descriptor.
 pub fn next_signal(fd: Fd) -> Option<u32> {
     // struct signalfd_siginfo has 128 bytes, the first of which are ssi_signo.
     let mut info = [0_u8; 128];
-    (read(fd, &mut info) == Ok(128)).then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    (read(fd, &mut info) == Ok(128))
+        .then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
 }
 
 /// A pipe, both ends closed on exec: where to read and where to write.
@@ -406,7 +498,10 @@ pub fn read_file(path: &CStr, limit: usize) -> Result<Vec<u8>> {
 /// A C string; bytes after a NUL are no part of it.
 pub fn c_string(bytes: impl AsRef<[u8]>) -> CString {
     let bytes = bytes.as_ref();
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
     CString::new(&bytes[..end]).unwrap_or_default()
 }
 
@@ -426,7 +521,10 @@ pub fn any_entry(path: &CStr, mut visit: impl FnMut(&[u8]) -> bool) -> Result<bo
         };
         let mut rest = &buffer[..count];
         // struct linux_dirent64: d_ino 8, d_off 8, d_reclen 2, d_type 1, d_name with a NUL.
-        while let (Some(&[low, high]), Some(tail)) = (rest.get(16..18).and_then(|b| b.first_chunk()), rest.get(19..)) {
+        while let (Some(&[low, high]), Some(tail)) = (
+            rest.get(16..18).and_then(|b| b.first_chunk()),
+            rest.get(19..),
+        ) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
             let name = tail.split(|&byte| byte == 0).next().unwrap_or_default();
             if name != b"." && name != b".." && visit(name) {

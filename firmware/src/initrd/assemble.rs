@@ -22,7 +22,12 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(search: &OsStr) -> Self {
-        Self { archive: Archive::new(), finder: Finder::new(search), report: Vec::new(), by_cache: false }
+        Self {
+            archive: Archive::new(),
+            finder: Finder::new(search),
+            report: Vec::new(),
+            by_cache: false,
+        }
     }
 
     /// Directories and devices that our init or the kernel mounts on or opens.
@@ -50,7 +55,8 @@ impl Assembly {
             ("/dev/urandom", 0o666, 1, 9),
             ("/dev/zero", 0o666, 1, 5),
         ] {
-            self.archive.add(Path::new(path), Entry::Device(mode, major, minor))?;
+            self.archive
+                .add(Path::new(path), Entry::Device(mode, major, minor))?;
         }
         Ok(())
     }
@@ -73,8 +79,13 @@ impl Assembly {
             let copied = copy_path(&mut self.archive, &needed.path)?;
             self.by_cache |= needed.by_cache;
             if copied.fresh {
-                let what = if needed.kind == Kind::Program { "bin" } else { "lib" };
-                self.report.push(format!("Copy {what} {}", needed.path.display()));
+                let what = if needed.kind == Kind::Program {
+                    "bin"
+                } else {
+                    "lib"
+                };
+                self.report
+                    .push(format!("Copy {what} {}", needed.path.display()));
             }
         }
         Ok(())
@@ -92,10 +103,19 @@ impl Assembly {
             let path = place(&module.path).with_file_name(decompressed_name(&module.path));
             let inside = inside_path(&self.archive, &path);
             self.archive.file(&inside, 0o644, module.data.as_slice())?;
-            self.report.push(format!("Copy mod {}", module.path.display()));
-            list.push(Module { path: inside.as_os_str().as_bytes().to_vec(), options: Vec::new() });
+            self.report
+                .push(format!("Copy mod {}", module.path.display()));
+            list.push(Module {
+                path: inside.as_os_str().as_bytes().to_vec(),
+                options: Vec::new(),
+            });
         }
-        self.report.extend(selection.builtin.iter().map(|name| format!("Module {name}: already built in")));
+        self.report.extend(
+            selection
+                .builtin
+                .iter()
+                .map(|name| format!("Module {name}: already built in")),
+        );
         self.report.extend(selection.notes.iter().cloned());
         Ok(list)
     }
@@ -104,7 +124,10 @@ impl Assembly {
     pub(super) fn finish(&mut self, spec: &Spec) -> Result<(), ImageError> {
         self.init(spec)?;
         for (path, text) in [
-            ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
+            (
+                "/etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+            ),
             ("/etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
             ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
         ] {

@@ -6,11 +6,18 @@ const START: &[u8] = b"\0[\0[[\0";
 
 /// The commands, or none if the table cannot be found.
 pub(crate) fn applets(binary: &[u8]) -> Vec<String> {
-    let Some(start) = binary.windows(START.len()).position(|window| window == START) else {
+    let Some(start) = binary
+        .windows(START.len())
+        .position(|window| window == START)
+    else {
         return Vec::new();
     };
     let valid = |name: &&[u8]| {
-        !name.is_empty() && name.len() < 32 && name.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'/')
+        !name.is_empty()
+            && name.len() < 32
+            && name
+                .iter()
+                .all(|byte| byte.is_ascii_graphic() && *byte != b'/')
     };
     binary[start + 1..]
         .split(|&byte| byte == 0)

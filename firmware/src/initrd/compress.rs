@@ -23,7 +23,8 @@ impl Compression {
         match self {
             Self::None => Ok(bytes),
             Self::Gzip => {
-                let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::best());
+                let mut compressor =
+                    libdeflater::Compressor::new(libdeflater::CompressionLvl::best());
                 let mut output = vec![0; compressor.gzip_compress_bound(bytes.len())];
                 let length = compressor
                     .gzip_compress(&bytes, &mut output)
@@ -32,14 +33,19 @@ impl Compression {
                 Ok(output)
             }
             // Level 15 keeps the window at 4 MiB, which every kernel accepts.
-            Self::Zstd => zstd::stream::encode_all(bytes.as_slice(), 15).map_err(ImageError::Compress),
+            Self::Zstd => {
+                zstd::stream::encode_all(bytes.as_slice(), 15).map_err(ImageError::Compress)
+            }
         }
     }
 }
 
 /// The content of a module file, decompressed as its name says.
 pub(crate) fn decompress_module(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, ImageError> {
-    let broken = |reason: String| ImageError::BrokenModule { path: path.to_path_buf(), reason };
+    let broken = |reason: String| ImageError::BrokenModule {
+        path: path.to_path_buf(),
+        reason,
+    };
     let drain = |reader: &mut dyn Read| {
         let mut output = Vec::new();
         reader
@@ -54,13 +60,15 @@ pub(crate) fn decompress_module(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, 
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => drain(&mut liblzma::read::XzDecoder::new(bytes.as_slice())),
         Some("zst") => {
-            let mut reader =
-                zstd::stream::Decoder::new(bytes.as_slice()).map_err(|error| broken(error.to_string()))?;
+            let mut reader = zstd::stream::Decoder::new(bytes.as_slice())
+                .map_err(|error| broken(error.to_string()))?;
             drain(&mut reader)
         }
         Some("gz") => {
             // RFC 1952: the last four bytes are the length.
-            let length = bytes.last_chunk::<4>().map_or(0, |last| u64::from(u32::from_le_bytes(*last)));
+            let length = bytes
+                .last_chunk::<4>()
+                .map_or(0, |last| u64::from(u32::from_le_bytes(*last)));
             if length > MODULE_LIMIT {
                 return Err(broken("it is too large".into()));
             }

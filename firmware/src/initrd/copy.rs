@@ -14,14 +14,19 @@ use super::newc::{Archive, Entry};
 const MAX_LINKS: usize = 40;
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let failed = |source| ImageError::Read { path: path.to_path_buf(), source };
+    let failed = |source| ImageError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     let metadata = fs::metadata(path).map_err(failed)?;
     if metadata.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     // Opening a device or a FIFO may do something, or never return.
     if !metadata.is_file() {
-        return Err(ImageError::Special { path: path.to_path_buf() });
+        return Err(ImageError::Special {
+            path: path.to_path_buf(),
+        });
     }
     fs::read(path).map_err(failed)
 }
@@ -39,7 +44,10 @@ pub(crate) fn copy_path(archive: &mut Archive, path: &Path) -> Result<Copied, Im
     let mut left: VecDeque<OsString> = names(path);
     let (mut host, mut inside) = (PathBuf::from("/"), PathBuf::from("/"));
     let mut links = 0;
-    let failed = |path: &Path, source| ImageError::Read { path: path.to_path_buf(), source };
+    let failed = |path: &Path, source| ImageError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     let mut metadata = fs::symlink_metadata(&host).map_err(|source| failed(&host, source))?;
     while let Some(name) = left.pop_front() {
         if name == ".." {
@@ -58,7 +66,9 @@ pub(crate) fn copy_path(archive: &mut Archive, path: &Path) -> Result<Copied, Im
         }
         links += 1;
         if links > MAX_LINKS {
-            return Err(ImageError::Links { path: path.to_path_buf() });
+            return Err(ImageError::Links {
+                path: path.to_path_buf(),
+            });
         }
         if let Some(Entry::Directory(_)) = archive.get(&inside) {
             host = fs::canonicalize(&host).map_err(|source| failed(path, source))?;
@@ -81,6 +91,11 @@ pub(crate) fn copy_path(archive: &mut Archive, path: &Path) -> Result<Copied, Im
     if metadata.is_dir() {
         return Ok(Copied { path: host, fresh });
     }
+    if !metadata.is_file() {
+        return Err(ImageError::Special {
+            path: path.to_path_buf(),
+        });
+    }
     if fresh {
         archive.file(&inside, mode(&metadata), read(&host)?)?;
     }
@@ -89,7 +104,11 @@ pub(crate) fn copy_path(archive: &mut Archive, path: &Path) -> Result<Copied, Im
 
 /// As [`copy_path`], and everything below a directory. Links below it are copied as links, wherever they lead;
 /// sockets, FIFOs and devices below it are named in `report` and left out.
-pub(crate) fn copy_tree(archive: &mut Archive, path: &Path, report: &mut Vec<String>) -> Result<(), ImageError> {
+pub(crate) fn copy_tree(
+    archive: &mut Archive,
+    path: &Path,
+    report: &mut Vec<String>,
+) -> Result<(), ImageError> {
     let copied = copy_path(archive, path)?;
     report.push(format!("Copy {}", path.display()));
     if copied.path.is_dir() {
@@ -105,11 +124,17 @@ fn copy_below(
     inside: &Path,
     report: &mut Vec<String>,
 ) -> Result<(), ImageError> {
-    let failed = |source| ImageError::Read { path: directory.to_path_buf(), source };
+    let failed = |source| ImageError::Read {
+        path: directory.to_path_buf(),
+        source,
+    };
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let (from, to) = (entry.path(), inside.join(entry.file_name()));
-        let failed = |source| ImageError::Read { path: from.clone(), source };
+        let failed = |source| ImageError::Read {
+            path: from.clone(),
+            source,
+        };
         let metadata = fs::symlink_metadata(&from).map_err(failed)?;
         if metadata.is_symlink() {
             archive.link(&to, fs::read_link(&from).map_err(failed)?)?;

@@ -8,21 +8,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::ImageError;
-use super::copy::read;
 use super::newc::file_name;
 
 mod cache;
 mod parse;
 
-use parse::Elf;
+use parse::{Elf, Source};
 pub(crate) use parse::{offset_at, range, u16_at, u32_at};
 
 /// Where glibc looks last (Debian's and others' builds), and what `$LIB` stands for.
-const DEFAULT_DIRECTORIES: [&str; 6] =
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
+const DEFAULT_DIRECTORIES: [&str; 6] = [
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib64",
+    "/usr/lib64",
+    "/lib",
+    "/usr/lib",
+];
 const LIB: [&str; 3] = ["lib/x86_64-linux-gnu", "lib64", "lib"];
 /// Where musl looks, unless its path file says otherwise.
 const MUSL_DIRECTORIES: [&str; 3] = ["/lib", "/usr/local/lib", "/usr/lib"];
+/// How much of a script's first line the kernel reads (BINPRM_BUF_SIZE).
+const SCRIPT_LINE: usize = 256;
 /// The kernel gives up after as many interpreters of interpreters (fs/exec.c).
 const MAX_INTERPRETERS: usize = 5;
 
@@ -78,13 +85,21 @@ impl Finder {
             .collect();
         let list = |path: &str| {
             let text = fs::read_to_string(path).ok()?;
-            Some(text.split([':', '\n']).filter(|line| !line.is_empty()).map(PathBuf::from).collect())
+            Some(
+                text.split([':', '\n'])
+                    .filter(|line| !line.is_empty())
+                    .map(PathBuf::from)
+                    .collect(),
+            )
         };
         Self {
             search,
-            cache: fs::read("/etc/ld.so.cache").map(|bytes| cache::parse(&bytes)).unwrap_or_default(),
+            cache: fs::read("/etc/ld.so.cache")
+                .map(|bytes| cache::parse(&bytes))
+                .unwrap_or_default(),
             configured: cache::configured_directories(Path::new("/etc/ld.so.conf")),
-            musl: list("/etc/ld-musl-x86_64.path").unwrap_or_else(|| MUSL_DIRECTORIES.map(PathBuf::from).into()),
+            musl: list("/etc/ld-musl-x86_64.path")
+                .unwrap_or_else(|| MUSL_DIRECTORIES.map(PathBuf::from).into()),
         }
     }
 
@@ -94,19 +109,36 @@ impl Finder {
     /// No such executable file.
     pub fn program(&self, name: &str) -> Result<PathBuf, ImageError> {
         if name.contains('/') {
-            let path = std::path::absolute(name)
-                .map_err(|source| ImageError::Read { path: name.into(), source })?;
-            fs::metadata(&path).map_err(|source| ImageError::Read { path: path.clone(), source })?;
+            let path = std::path::absolute(name).map_err(|source| ImageError::Read {
+                path: name.into(),
+                source,
+            })?;
+            fs::metadata(&path).map_err(|source| ImageError::Read {
+                path: path.clone(),
+                source,
+            })?;
             return Ok(path);
         }
         let executable = |path: &PathBuf| {
             use std::os::unix::fs::PermissionsExt;
-            fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+            fs::metadata(path)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
         };
-        self.search.iter().map(|directory| directory.join(name)).find(executable).ok_or_else(|| {
-            let searched: Vec<String> = self.search.iter().map(|path| path.display().to_string()).collect();
-            ImageError::NoProgram { name: name.into(), searched: searched.join(":") }
-        })
+        self.search
+            .iter()
+            .map(|directory| directory.join(name))
+            .find(executable)
+            .ok_or_else(|| {
+                let searched: Vec<String> = self
+                    .search
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                ImageError::NoProgram {
+                    name: name.into(),
+                    searched: searched.join(":"),
+                }
+            })
     }
 
     /// The program and all files it needs to start, in the order in which they are found.
@@ -118,52 +150,80 @@ impl Finder {
         let mut path = program.to_path_buf();
         for _ in 0..MAX_INTERPRETERS {
             push(&mut needed, &path, Kind::Program, false);
-            let bytes = read(&path)?;
-            let Some(line) = bytes.strip_prefix(b"#!") else {
-                self.elf_closure(&path, &bytes, &mut needed)?;
+            let source = Source::open(&path)?;
+            let start = source.start(SCRIPT_LINE);
+            let Some(line) = start.strip_prefix(b"#!") else {
+                self.elf_closure(&path, &source, &mut needed)?;
                 return Ok(needed);
             };
             let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-            let words: Vec<&str> =
-                std::str::from_utf8(line).unwrap_or_default().split_ascii_whitespace().collect();
+            let words: Vec<&str> = std::str::from_utf8(line)
+                .unwrap_or_default()
+                .split_ascii_whitespace()
+                .collect();
             let Some(interpreter) = words.first() else {
                 return Err(ImageError::NotAProgram { path });
             };
             let interpreter = PathBuf::from(interpreter);
             if !interpreter.exists() {
-                return Err(ImageError::NoInterpreter { interpreter, needed_by: path });
+                return Err(ImageError::NoInterpreter {
+                    interpreter,
+                    needed_by: path,
+                });
             }
             // `#!/usr/bin/env [-S] [NAME=VALUE…] python3`: both are needed.
             let target = (file_name(&interpreter) == "env")
-                .then(|| words.iter().skip(1).find(|word| !word.starts_with('-') && !word.contains('=')))
+                .then(|| {
+                    words
+                        .iter()
+                        .skip(1)
+                        .find(|word| !word.starts_with('-') && !word.contains('='))
+                })
                 .flatten();
             if let Some(target) = target {
                 let name = path.clone();
                 push(&mut needed, &interpreter, Kind::Program, false);
-                let bytes = read(&interpreter)?;
-                self.elf_closure(&interpreter, &bytes, &mut needed)?;
-                path = self.program(target).map_err(|_| ImageError::NoInterpreter {
-                    interpreter: target.into(),
-                    needed_by: name,
-                })?;
+                self.elf_closure(&interpreter, &Source::open(&interpreter)?, &mut needed)?;
+                path = self
+                    .program(target)
+                    .map_err(|_| ImageError::NoInterpreter {
+                        interpreter: target.into(),
+                        needed_by: name,
+                    })?;
             } else {
                 path = interpreter;
             }
         }
-        Err(ImageError::Interpreters { path: program.to_path_buf() })
+        Err(ImageError::Interpreters {
+            path: program.to_path_buf(),
+        })
     }
 
-    fn elf_closure(&self, program: &Path, bytes: &[u8], needed: &mut Vec<Needed>) -> Result<(), ImageError> {
-        if !bytes.starts_with(b"\x7fELF") {
-            return Err(ImageError::NotAProgram { path: program.to_path_buf() });
+    fn elf_closure(
+        &self,
+        program: &Path,
+        source: &Source,
+        needed: &mut Vec<Needed>,
+    ) -> Result<(), ImageError> {
+        if !source.start(4).starts_with(b"\x7fELF") {
+            return Err(ImageError::NotAProgram {
+                path: program.to_path_buf(),
+            });
         }
-        let elf = Elf::parse(program, bytes)?;
-        let Some(loader) = elf.interpreter.clone() else { return Ok(()) };
+        let elf = Elf::parse(program, source)?;
+        let Some(loader) = elf.interpreter.clone() else {
+            return Ok(());
+        };
         if !Path::new(&loader).exists() {
-            return Err(ImageError::NoInterpreter { interpreter: loader.into(), needed_by: program.into() });
+            return Err(ImageError::NoInterpreter {
+                interpreter: loader.into(),
+                needed_by: program.into(),
+            });
         }
         push(needed, Path::new(&loader), Kind::Loader, false);
-        let musl = file_name(Path::new(&loader)).as_bytes().starts_with(b"ld-musl-");
+        let musl = file_name(Path::new(&loader))
+            .as_bytes()
+            .starts_with(b"ld-musl-");
 
         // Breadth first, as the loaders do. The kernel names the program by its real path.
         let real = fs::canonicalize(program).unwrap_or_else(|_| program.into());
@@ -176,8 +236,12 @@ impl Finder {
                 if loaded.contains_key(&name) || is_loader(&name, &loader, musl) {
                     continue;
                 }
-                let Some((path, bytes, by_cache)) = self.library(&name, index, &objects, musl) else {
-                    return Err(ImageError::NoLibrary { name, needed_by: objects[index].path.clone() });
+                let Some((path, source, by_cache)) = self.library(&name, index, &objects, musl)
+                else {
+                    return Err(ImageError::NoLibrary {
+                        name,
+                        needed_by: objects[index].path.clone(),
+                    });
                 };
                 push(needed, &path, Kind::Library, by_cache);
                 let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
@@ -185,7 +249,7 @@ impl Finder {
                     loaded.insert(name, present);
                     continue;
                 }
-                let elf = Elf::parse(&path, &bytes)?;
+                let elf = Elf::parse(&path, &source)?;
                 if let Some(own) = &elf.soname {
                     loaded.insert(own.clone(), objects.len());
                 }
@@ -198,18 +262,18 @@ impl Finder {
         Ok(())
     }
 
-    /// The first file of that name which is for this machine, its content, and whether only the cache knew it.
+    /// The first file of that name which is for this machine, opened, and whether only the cache knew it.
     fn library(
         &self,
         name: &str,
         needed_by: usize,
         objects: &[Object],
         musl: bool,
-    ) -> Option<(PathBuf, Vec<u8>, bool)> {
+    ) -> Option<(PathBuf, Source, bool)> {
         let user = &objects[needed_by];
         if name.contains('/') {
-            let (path, bytes) = expand(name, &user.origin).into_iter().find_map(usable)?;
-            return Some((path, bytes, false));
+            let (path, source) = expand(name, &user.origin).into_iter().find_map(usable)?;
+            return Some((path, source, false));
         }
         let mut directories = Vec::new();
         let mut add = |list: &[String], origin: &Path| {
@@ -231,25 +295,34 @@ impl Finder {
             add(runpath, &user.origin);
         }
         let in_any = |directories: &[PathBuf]| {
-            directories.iter().map(|directory| directory.join(name)).find_map(usable)
+            directories
+                .iter()
+                .map(|directory| directory.join(name))
+                .find_map(usable)
         };
-        if let Some((path, bytes)) = in_any(&directories) {
-            return Some((path, bytes, false));
+        if let Some((path, source)) = in_any(&directories) {
+            return Some((path, source, false));
         }
         if musl {
-            return in_any(&self.musl).map(|(path, bytes)| (path, bytes, false));
+            return in_any(&self.musl).map(|(path, source)| (path, source, false));
         }
         let defaults = DEFAULT_DIRECTORIES.map(PathBuf::from);
-        if let Some((path, bytes)) = self.cache.get(name).and_then(|paths| paths.iter().cloned().find_map(usable)) {
-            let known = path.parent().is_some_and(|parent| defaults.iter().any(|default| default == parent));
-            return Some((path, bytes, !known));
+        if let Some((path, source)) = self
+            .cache
+            .get(name)
+            .and_then(|paths| paths.iter().cloned().find_map(usable))
+        {
+            let known = path
+                .parent()
+                .is_some_and(|parent| defaults.iter().any(|default| default == parent));
+            return Some((path, source, !known));
         }
-        if let Some((path, bytes)) = in_any(&defaults) {
-            return Some((path, bytes, false));
+        if let Some((path, source)) = in_any(&defaults) {
+            return Some((path, source, false));
         }
         // A host whose cache is older than the library. In the guest, its cache would not know it either, so this only
         // helps to name the library's directory in the error of the guest's loader.
-        in_any(&self.configured).map(|(path, bytes)| (path, bytes, true))
+        in_any(&self.configured).map(|(path, source)| (path, source, true))
     }
 }
 
@@ -266,29 +339,43 @@ fn object(path: &Path, elf: Elf, loaded_by: Option<usize>) -> Object {
 
 fn push(needed: &mut Vec<Needed>, path: &Path, kind: Kind, by_cache: bool) {
     if !needed.iter().any(|present| present.path == path) {
-        needed.push(Needed { path: path.to_path_buf(), kind, by_cache });
+        needed.push(Needed {
+            path: path.to_path_buf(),
+            kind,
+            by_cache,
+        });
     }
 }
 
 /// The loader is a library that is always there; musl's is libc as well.
 fn is_loader(name: &str, loader: &str, musl: bool) -> bool {
     file_name(Path::new(loader)) == name
-        || (musl && (name == "libc.so" || name.starts_with("libc.musl-") || name.starts_with("ld-musl-")))
+        || (musl
+            && (name == "libc.so"
+                || name.starts_with("libc.musl-")
+                || name.starts_with("ld-musl-")))
 }
 
 /// The paths that a path with `$ORIGIN`, `$LIB` and `$PLATFORM` may stand for.
 fn expand(text: &str, origin: &Path) -> Vec<PathBuf> {
-    let text = text.replace("${ORIGIN}", "$ORIGIN").replace("${LIB}", "$LIB").replace("${PLATFORM}", "$PLATFORM");
-    let text = text.replace("$ORIGIN", &origin.to_string_lossy()).replace("$PLATFORM", "x86_64");
+    let text = text
+        .replace("${ORIGIN}", "$ORIGIN")
+        .replace("${LIB}", "$LIB")
+        .replace("${PLATFORM}", "$PLATFORM");
+    let text = text
+        .replace("$ORIGIN", &origin.to_string_lossy())
+        .replace("$PLATFORM", "x86_64");
     if text.contains("$LIB") {
-        LIB.iter().map(|lib| PathBuf::from(text.replace("$LIB", lib))).collect()
+        LIB.iter()
+            .map(|lib| PathBuf::from(text.replace("$LIB", lib)))
+            .collect()
     } else {
         vec![PathBuf::from(text)]
     }
 }
 
-/// The file and its content if it is an ELF file for this machine; the loaders pass over others.
-fn usable(path: PathBuf) -> Option<(PathBuf, Vec<u8>)> {
-    let bytes = read(&path).ok()?;
-    parse::is_for_this_machine(&bytes).then_some((path, bytes))
+/// The file, opened, if it is an ELF file for this machine; the loaders pass over others.
+fn usable(path: PathBuf) -> Option<(PathBuf, Source)> {
+    let source = Source::open(&path).ok()?;
+    parse::is_for_this_machine(&source).then_some((path, source))
 }

@@ -17,8 +17,14 @@ const HDRS: u32 = 0x5372_6448;
 /// The file cannot be read or is not a bzImage or uncompressed vmlinux.
 pub fn version(path: &Path) -> Result<String, ImageError> {
     let bytes = read(path)?;
-    let found = if u32_at(&bytes, 0x202) == Some(HDRS) { bzimage_version(&bytes) } else { banner_version(&bytes) };
-    found.ok_or_else(|| ImageError::NotAKernel { path: path.to_path_buf() })
+    let found = if u32_at(&bytes, 0x202) == Some(HDRS) {
+        bzimage_version(&bytes)
+    } else {
+        banner_version(&bytes)
+    };
+    found.ok_or_else(|| ImageError::NotAKernel {
+        path: path.to_path_buf(),
+    })
 }
 
 /// `kernel_version`: where the version's text is, less 0x200.
@@ -41,7 +47,8 @@ fn banner_version(bytes: &[u8]) -> Option<String> {
 fn word(text: &[u8]) -> Option<String> {
     let word = text.split(|&byte| byte == b' ' || byte == 0).next()?;
     let word = std::str::from_utf8(word).ok()?;
-    word.starts_with(|first: char| first.is_ascii_digit()).then(|| word.to_owned())
+    word.starts_with(|first: char| first.is_ascii_digit())
+        .then(|| word.to_owned())
 }
 
 /// The newest `vmlinuz-*` of a directory, by its name's version.
@@ -49,17 +56,25 @@ fn word(text: &[u8]) -> Option<String> {
 /// # Errors
 /// There is none.
 pub fn newest(directory: &Path) -> Result<PathBuf, ImageError> {
-    let entries = fs::read_dir(directory)
-        .map_err(|source| ImageError::Read { path: directory.to_path_buf(), source })?;
+    let entries = fs::read_dir(directory).map_err(|source| ImageError::Read {
+        path: directory.to_path_buf(),
+        source,
+    })?;
     entries
         .flatten()
         .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned();
+            let version = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("vmlinuz-")?
+                .to_owned();
             Some((version, entry.path()))
         })
         .max_by(|one, other| compare(&one.0, &other.0))
         .map(|(_, path)| path)
-        .ok_or_else(|| ImageError::NoKernel { path: directory.to_path_buf() })
+        .ok_or_else(|| ImageError::NoKernel {
+            path: directory.to_path_buf(),
+        })
 }
 
 /// As `sort -V`: numbers by value, the rest by its letters.
@@ -72,7 +87,10 @@ pub fn compare(one: &str, other: &str) -> Ordering {
         let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
         let (a, b) = (digits(one), digits(other));
         let order = if a > 0 && b > 0 {
-            let (x, y) = (one[..a].trim_start_matches('0'), other[..b].trim_start_matches('0'));
+            let (x, y) = (
+                one[..a].trim_start_matches('0'),
+                other[..b].trim_start_matches('0'),
+            );
             x.len().cmp(&y.len()).then_with(|| x.cmp(y))
         } else {
             one.chars().next().cmp(&other.chars().next())
@@ -80,7 +98,8 @@ pub fn compare(one: &str, other: &str) -> Ordering {
         if order != Ordering::Equal {
             return order;
         }
-        let step = |text: &str, digits: usize| digits.max(text.chars().next().map_or(0, char::len_utf8));
+        let step =
+            |text: &str, digits: usize| digits.max(text.chars().next().map_or(0, char::len_utf8));
         (one, other) = (&one[step(one, a)..], &other[step(other, b)..]);
     }
 }

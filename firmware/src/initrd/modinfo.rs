@@ -30,11 +30,20 @@ pub(crate) fn load(path: &Path) -> Result<(ModInfo, Vec<u8>), ImageError> {
 fn parse(bytes: &[u8]) -> Option<ModInfo> {
     let mut info = ModInfo::default();
     for line in modinfo(bytes)?.split(|&byte| byte == 0) {
-        let Some((key, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once('=')) else {
+        let Some((key, value)) = std::str::from_utf8(line)
+            .ok()
+            .and_then(|line| line.split_once('='))
+        else {
             continue;
         };
         match key {
-            "depends" => info.depends = value.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            "depends" => {
+                info.depends = value
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned)
+                    .collect()
+            }
             "alias" => info.aliases.push(value.to_owned()),
             "softdep" => info.soft.push(value.to_owned()),
             // `6.1.0-56-cloud-amd64 SMP preempt mod_unload modversions `.
@@ -49,9 +58,14 @@ fn parse(bytes: &[u8]) -> Option<ModInfo> {
 fn modinfo(bytes: &[u8]) -> Option<&[u8]> {
     bytes.strip_prefix(b"\x7fELF")?;
     let (start, size) = (offset_at(bytes, 40)?, usize::from(u16_at(bytes, 58)?));
-    let (count, names) = (usize::from(u16_at(bytes, 60)?), usize::from(u16_at(bytes, 62)?));
+    let (count, names) = (
+        usize::from(u16_at(bytes, 60)?),
+        usize::from(u16_at(bytes, 62)?),
+    );
     let header = |index: usize| range(bytes, start.checked_add(index.checked_mul(size)?)?, 64);
-    let content = |header: &[u8]| range(bytes, offset_at(header, 24)?, offset_at(header, 32)?).map(<[u8]>::to_vec);
+    let content = |header: &[u8]| {
+        range(bytes, offset_at(header, 24)?, offset_at(header, 32)?).map(<[u8]>::to_vec)
+    };
     let table = content(header(names)?)?;
     let header = (0..count).filter_map(header).find(|header| {
         u32_at(header, 0)

@@ -55,7 +55,10 @@ pub struct Selection {
 
 /// A module's name as the kernel has it: `i2c-core.ko.xz` is `i2c_core`.
 pub fn normalize(name: &str) -> String {
-    let stem = [".xz", ".gz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let stem = [".xz", ".gz", ".zst"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end))
+        .unwrap_or(name);
     stem.strip_suffix(".ko").unwrap_or(stem).replace('-', "_")
 }
 
@@ -90,12 +93,26 @@ impl ModuleTree {
             .map(|entry| entry.path())
             .collect();
         others.sort();
-        if let Some(other) = others.into_iter().next().filter(|_| package != Path::new("/")) {
+        if let Some(other) = others
+            .into_iter()
+            .next()
+            .filter(|_| package != Path::new("/"))
+        {
             let found = file_name(&other).to_string_lossy().into_owned();
-            return Err(ImageError::ModuleMismatch { path: other, found, wanted: version.into() });
+            return Err(ImageError::ModuleMismatch {
+                path: other,
+                found,
+                wanted: version.into(),
+            });
         }
-        let searched: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-        Err(ImageError::NoModules { version: version.into(), searched: searched.join(", ") })
+        let searched: Vec<String> = candidates
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        Err(ImageError::NoModules {
+            version: version.into(),
+            searched: searched.join(", "),
+        })
     }
 
     /// The modules below a directory (`/lib/modules/VERSION`).
@@ -119,27 +136,39 @@ impl ModuleTree {
             let mut map = HashMap::new();
             for (path, needs) in list.lines().filter_map(|line| line.split_once(':')) {
                 files.insert(name_of(path), directory.join(path));
-                map.insert(name_of(path), needs.split_whitespace().map(name_of).collect());
+                map.insert(
+                    name_of(path),
+                    needs.split_whitespace().map(name_of).collect(),
+                );
             }
             dependencies = Some(map);
         } else {
             scan(directory, directory, &mut files)?;
         }
         let builtin = text("modules.builtin").unwrap_or_default();
-        let builtin = builtin.lines().map(|path| normalize(path.rsplit('/').next().unwrap_or(path))).collect();
+        let builtin = builtin
+            .lines()
+            .map(|path| normalize(path.rsplit('/').next().unwrap_or(path)))
+            .collect();
         // `NAME.alias=PATTERN`, each ended by a NUL.
         let declared = fs::read(directory.join("modules.builtin.modinfo")).unwrap_or_default();
         let builtin_aliases = declared
             .split(|&byte| byte == 0)
             .filter_map(|entry| {
                 let (key, pattern) = std::str::from_utf8(entry).ok()?.split_once('=')?;
-                Some((pattern.replace('-', "_"), key.strip_suffix(".alias")?.replace('-', "_")))
+                Some((
+                    pattern.replace('-', "_"),
+                    key.strip_suffix(".alias")?.replace('-', "_"),
+                ))
             })
             .collect();
         let aliases = text("modules.alias").map(|list| {
             let alias = |line: &str| {
                 let mut words = line.strip_prefix("alias ")?.split_whitespace();
-                Some((words.next()?.replace('-', "_"), words.next()?.replace('-', "_")))
+                Some((
+                    words.next()?.replace('-', "_"),
+                    words.next()?.replace('-', "_"),
+                ))
             };
             list.lines().filter_map(alias).collect()
         });
@@ -175,8 +204,17 @@ impl ModuleTree {
     /// # Errors
     /// A name that the kernel has neither as a module nor built in; a file that cannot be read or is for another
     /// kernel.
-    pub fn select<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Selection, ImageError> {
-        let mut walk = Walk { tree: self, done: BTreeSet::new(), open: Vec::new(), selection: Selection::default() };
+    pub fn select<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Selection, ImageError> {
+        let mut walk = Walk {
+            tree: self,
+            done: BTreeSet::new(),
+            open: Vec::new(),
+            selection: Selection::default(),
+            aliases: None,
+        };
         for name in names {
             let found = walk.resolve(name)?;
             if found.is_empty() && !walk.is_builtin(name) {
@@ -200,16 +238,31 @@ impl ModuleTree {
         let mut aliases = Vec::new();
         for (name, path) in &self.files {
             let (info, _) = modinfo::load(path)?;
-            aliases.extend(info.aliases.into_iter().map(|alias| (alias.replace('-', "_"), name.clone())));
+            aliases.extend(
+                info.aliases
+                    .into_iter()
+                    .map(|alias| (alias.replace('-', "_"), name.clone())),
+            );
         }
         Ok(aliases)
     }
 }
 
 /// All module files below a directory. depmod(8) prefers `updates`, then others, to `kernel`.
-fn scan(root: &Path, directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<(), ImageError> {
-    let failed = |source| ImageError::Read { path: directory.to_path_buf(), source };
-    let rank = |path: &Path| match path.strip_prefix(root).ok().and_then(|below| below.iter().next()) {
+fn scan(
+    root: &Path,
+    directory: &Path,
+    files: &mut BTreeMap<String, PathBuf>,
+) -> Result<(), ImageError> {
+    let failed = |source| ImageError::Read {
+        path: directory.to_path_buf(),
+        source,
+    };
+    let rank = |path: &Path| match path
+        .strip_prefix(root)
+        .ok()
+        .and_then(|below| below.iter().next())
+    {
         Some(first) if first == "updates" => 0,
         Some(first) if first == "kernel" => 2,
         _ => 1,
@@ -221,9 +274,15 @@ fn scan(root: &Path, directory: &Path, files: &mut BTreeMap<String, PathBuf>) ->
         let name = name.to_string_lossy();
         if kind.is_dir() {
             scan(root, &path, files)?;
-        } else if [".ko", ".ko.xz", ".ko.gz", ".ko.zst"].iter().any(|end| name.ends_with(end)) {
+        } else if [".ko", ".ko.xz", ".ko.gz", ".ko.zst"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             let name = normalize(&name);
-            if files.get(&name).is_none_or(|present| (rank(&path), &path) < (rank(present), present)) {
+            if files
+                .get(&name)
+                .is_none_or(|present| (rank(&path), &path) < (rank(present), present))
+            {
                 files.insert(name, path);
             }
         }
@@ -236,6 +295,8 @@ struct Walk<'a> {
     done: BTreeSet<String>,
     open: Vec<String>,
     selection: Selection,
+    /// Patterns and modules, collected when first needed.
+    aliases: Option<Vec<(String, String)>>,
 }
 
 impl Walk<'_> {
@@ -245,27 +306,38 @@ impl Walk<'_> {
         if self.tree.files.contains_key(&wanted) {
             return Ok(vec![wanted]);
         }
-        if self.is_builtin(name) {
+        if self.tree.builtin.contains(&wanted) {
             return Ok(Vec::new());
         }
-        let scanned;
-        let aliases = match &self.tree.aliases {
-            Some(aliases) => aliases,
-            None => {
-                scanned = self.tree.scanned_aliases()?;
-                &scanned
-            }
-        };
+        if self.aliases.is_none() {
+            self.aliases = Some(match &self.tree.aliases {
+                Some(aliases) => aliases.clone(),
+                None => self.tree.scanned_aliases()?,
+            });
+        }
+        // As kmod does, modules go before what is built in: a faster implementation is a module's.
         let alias = name.replace('-', "_");
-        let found: BTreeSet<&String> =
-            aliases.iter().filter(|(pattern, _)| matches(pattern, &alias)).map(|(_, module)| module).collect();
-        Ok(found.into_iter().filter(|module| self.tree.files.contains_key(*module)).cloned().collect())
+        let fits = |(pattern, module): &&(String, String)| {
+            matches(pattern, &alias) && self.tree.files.contains_key(module)
+        };
+        let found: BTreeSet<&String> = self
+            .aliases
+            .iter()
+            .flatten()
+            .filter(fits)
+            .map(|(_, module)| module)
+            .collect();
+        Ok(found.into_iter().cloned().collect())
     }
 
     fn is_builtin(&self, name: &str) -> bool {
         let alias = name.replace('-', "_");
         self.tree.builtin.contains(&normalize(name))
-            || self.tree.builtin_aliases.iter().any(|(pattern, _)| matches(pattern, &alias))
+            || self
+                .tree
+                .builtin_aliases
+                .iter()
+                .any(|(pattern, _)| matches(pattern, &alias))
     }
 
     fn visit(&mut self, name: &str) -> Result<(), ImageError> {
@@ -300,12 +372,21 @@ impl Walk<'_> {
         }
         self.open.pop();
         self.done.insert(name.into());
-        self.selection.modules.push(Selected { name: name.into(), path: path.clone(), data });
+        self.selection.modules.push(Selected {
+            name: name.into(),
+            path: path.clone(),
+            data,
+        });
         self.soft(name, &after)
     }
 
     fn hard(&self, name: &str, info: &ModInfo) -> Vec<String> {
-        match self.tree.dependencies.as_ref().and_then(|map| map.get(name)) {
+        match self
+            .tree
+            .dependencies
+            .as_ref()
+            .and_then(|map| map.get(name))
+        {
             Some(list) => list.iter().rev().cloned().collect(),
             None => info.depends.iter().map(|name| normalize(name)).collect(),
         }

@@ -112,7 +112,11 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Self::add`].
-    pub fn link(&mut self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), ImageError> {
+    pub fn link(
+        &mut self,
+        path: impl AsRef<Path>,
+        target: impl AsRef<Path>,
+    ) -> Result<(), ImageError> {
         self.add(path.as_ref(), Entry::Link(target.as_ref().to_path_buf()))
     }
 
@@ -125,7 +129,11 @@ impl Archive {
             Entry::File(_, data) => data.len(),
             _ => 0,
         };
-        let total = self.0.iter().map(|(path, entry)| 128 + path.as_os_str().len() + size(entry)).sum::<usize>();
+        let total = self
+            .0
+            .iter()
+            .map(|(path, entry)| 128 + path.as_os_str().len() + size(entry))
+            .sum::<usize>();
         let mut bytes = Vec::with_capacity(total + BLOCK);
         for (inode, (path, entry)) in (1_u32..).zip(&self.0) {
             let name = path.as_os_str().as_bytes();
@@ -134,10 +142,17 @@ impl Archive {
                 Entry::Directory(mode) => (S_IFDIR | (mode & 0o7777), 2, (0, 0), &[]),
                 Entry::File(mode, data) => (S_IFREG | (mode & 0o7777), 1, (0, 0), data),
                 Entry::Link(target) => (S_IFLNK | 0o777, 1, (0, 0), target.as_os_str().as_bytes()),
-                Entry::Device(mode, major, minor) => (S_IFCHR | (mode & 0o7777), 1, (*major, *minor), &[]),
+                Entry::Device(mode, major, minor) => {
+                    (S_IFCHR | (mode & 0o7777), 1, (*major, *minor), &[])
+                }
             };
-            let length = u32::try_from(data.len()).map_err(|_| ImageError::TooLarge { path: path.clone() })?;
-            header(&mut bytes, [inode, mode, links, length, device.0, device.1], name);
+            let length = u32::try_from(data.len())
+                .map_err(|_| ImageError::TooLarge { path: path.clone() })?;
+            header(
+                &mut bytes,
+                [inode, mode, links, length, device.0, device.1],
+                name,
+            );
             bytes.extend_from_slice(data);
             pad(&mut bytes, 4);
         }
@@ -153,7 +168,9 @@ fn header(bytes: &mut Vec<u8>, [inode, mode, links, size, major, minor]: [u32; 6
     // Linux refuses names beyond PATH_MAX, so the length always fits.
     let length = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
     bytes.extend_from_slice(b"070701");
-    for number in [inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, length, 0] {
+    for number in [
+        inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, length, 0,
+    ] {
         bytes.extend_from_slice(format!("{number:08x}").as_bytes());
     }
     bytes.extend_from_slice(name);

@@ -54,7 +54,10 @@ pub fn run_initrd(request: &RunRequest<'_>) -> Result<Vec<u8>, ImageError> {
     // Found here, found there: the guest need not search, nor have the same PATH or working directory.
     spec.argv[0] = program.as_os_str().as_bytes().to_vec();
     for path in &request.copy {
-        let path = std::path::absolute(path).map_err(|source| ImageError::Read { path: path.clone(), source })?;
+        let path = std::path::absolute(path).map_err(|source| ImageError::Read {
+            path: path.clone(),
+            source,
+        })?;
         copy_tree(&mut assembly.archive, &path, &mut assembly.report)?;
     }
     if spec.cwd.starts_with(b"/") {
@@ -62,7 +65,12 @@ pub fn run_initrd(request: &RunRequest<'_>) -> Result<Vec<u8>, ImageError> {
         let inside = inside_path(&assembly.archive, &path);
         assembly.archive.directory(&inside, 0o755)?;
     }
-    insert_modules(&mut assembly, &mut spec, request.modules, &request.extra_modules)?;
+    insert_modules(
+        &mut assembly,
+        &mut spec,
+        request.modules,
+        &request.extra_modules,
+    )?;
     assembly.finish(&spec)?;
     assembly.archive.link("/init", "vsc/init")?;
     assembly.archive.write()
@@ -76,7 +84,12 @@ pub fn run_initrd(request: &RunRequest<'_>) -> Result<Vec<u8>, ImageError> {
 pub fn overlay_segment(overlay: &Overlay<'_>) -> Result<Vec<u8>, ImageError> {
     let mut assembly = Assembly::new("".as_ref());
     let mut spec = overlay.spec.clone();
-    insert_modules(&mut assembly, &mut spec, overlay.modules, &overlay.extra_modules)?;
+    insert_modules(
+        &mut assembly,
+        &mut spec,
+        overlay.modules,
+        &overlay.extra_modules,
+    )?;
     assembly.init(&spec)?;
     assembly.archive.write()
 }
@@ -89,12 +102,16 @@ fn insert_modules(
 ) -> Result<(), ImageError> {
     let Some(tree) = tree else { return Ok(()) };
     let selection = select(tree, extra)?;
-    spec.modules = assembly.modules(&selection, |path| Path::new("/vsc/modules").join(path.file_name().unwrap_or_default()))?;
+    spec.modules = assembly.modules(&selection, |path| {
+        Path::new("/vsc/modules").join(path.file_name().unwrap_or_default())
+    })?;
     Ok(())
 }
 
 /// Our devices' drivers, as far as this kernel has them as modules, and the extra ones.
 pub(super) fn select(tree: &ModuleTree, extra: &[String]) -> Result<Selection, ImageError> {
-    let ours = VIRTIO_MODULES.into_iter().filter(|name| tree.contains(name));
+    let ours = VIRTIO_MODULES
+        .into_iter()
+        .filter(|name| tree.contains(name));
     tree.select(ours.chain(extra.iter().map(String::as_str)))
 }

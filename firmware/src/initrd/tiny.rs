@@ -67,10 +67,16 @@ impl TinyImage {
             assembly.program(&program)?;
         }
         for path in &self.copy {
-            let path = std::path::absolute(path).map_err(|source| ImageError::Read { path: path.clone(), source })?;
+            let path = std::path::absolute(path).map_err(|source| ImageError::Read {
+                path: path.clone(),
+                source,
+            })?;
             copy_tree(&mut assembly.archive, &path, &mut assembly.report)?;
         }
-        let mut spec = Spec { stdio: Stdio::Auto, ..Spec::default() };
+        let mut spec = Spec {
+            stdio: Stdio::Auto,
+            ..Spec::default()
+        };
         spec.argv = self.command(&mut assembly, applets.is_some())?;
         if !self.modules.is_empty()
             && let (Some(kernel), Some(version)) = (&kernel, &kernel_version)
@@ -96,19 +102,30 @@ impl TinyImage {
         if assembly.archive.get(Path::new("/init")).is_none() {
             assembly.archive.link("/init", "vsc/init")?;
         }
-        let Assembly { archive, report, .. } = assembly;
-        Ok(Image { bytes: self.compression.apply(archive.write()?)?, report, kernel_version })
+        let Assembly {
+            archive, report, ..
+        } = assembly;
+        Ok(Image {
+            bytes: self.compression.apply(archive.write()?)?,
+            report,
+            kernel_version,
+        })
     }
 
     /// This host's busybox as `/bin/busybox`, and its commands; `None` without busybox.
     fn add_busybox(&self, assembly: &mut Assembly) -> Result<Option<Vec<String>>, ImageError> {
-        let Ok(path) = assembly.finder.program("busybox") else { return Ok(None) };
+        let Ok(path) = assembly.finder.program("busybox") else {
+            return Ok(None);
+        };
         let binary = assembly.file_as(&path, "/bin/busybox")?;
         assembly.report.push(format!("Copy bin {}", path.display()));
         assembly.libraries(&path)?;
         let mut applets = busybox::applets(&binary);
         if applets.is_empty() {
-            assembly.report.push(format!("{}: no table of commands, linked as sh only", path.display()));
+            assembly.report.push(format!(
+                "{}: no table of commands, linked as sh only",
+                path.display()
+            ));
             applets.push("sh".into());
         }
         Ok(Some(applets))
@@ -117,13 +134,24 @@ impl TinyImage {
     /// The command as arguments. Without busybox, a command of plain words needs no shell; another, and none at all,
     /// gets this host's, with each program that the command seems to name.
     fn command(&self, assembly: &mut Assembly, busybox: bool) -> Result<Vec<Vec<u8>>, ImageError> {
-        let bytes = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+        let bytes = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| word.as_bytes().to_vec())
+                .collect::<Vec<_>>()
+        };
         let command = self.run.as_deref();
         if !busybox {
-            let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || " -_./,:=+@%".contains(c));
+            let plain = |text: &str| {
+                text.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || " -_./,:=+@%".contains(c))
+            };
             if let Some(text) = command.filter(|text| plain(text)) {
                 let words: Vec<&str> = text.split_ascii_whitespace().collect();
-                let first = words.first().filter(|first| !first.contains('=')).ok_or(ImageError::NoCommand)?;
+                let first = words
+                    .first()
+                    .filter(|first| !first.contains('='))
+                    .ok_or(ImageError::NoCommand)?;
                 let program = assembly.finder.program(first)?;
                 assembly.program(&program)?;
                 return Ok(bytes(&words));
@@ -132,9 +160,16 @@ impl TinyImage {
             assembly.program(&shell)?;
         }
         let separate = |c: char| c.is_whitespace() || ";|&()<>`$\"'{}".contains(c);
-        for word in command.unwrap_or_default().split(separate).filter(|word| !word.is_empty()) {
+        for word in command
+            .unwrap_or_default()
+            .split(separate)
+            .filter(|word| !word.is_empty())
+        {
             let in_busybox = busybox && !word.contains('/');
-            if !in_busybox && let Ok(program) = assembly.finder.program(word) && is_program(&program) {
+            if !in_busybox
+                && let Ok(program) = assembly.finder.program(word)
+                && is_program(&program)
+            {
                 assembly.program(&program)?;
             }
         }
@@ -144,5 +179,6 @@ impl TinyImage {
 
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(path)
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }

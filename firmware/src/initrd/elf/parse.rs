@@ -1,9 +1,14 @@
 //! The parts of an ELF file that say what it needs (System V gABI, chapters 4 and 5). Nothing in it is trusted.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::initrd::ImageError;
 
+/// The size of Elf64_Ehdr.
+const HEADER: usize = 64;
 const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
 const EM_X86_64: u16 = 62;
@@ -27,11 +32,59 @@ pub(super) struct Elf {
     pub(super) runpath: Option<Vec<String>>,
 }
 
-pub(super) fn is_for_this_machine(bytes: &[u8]) -> bool {
+/// An open file, of which only the parts asked for are read: libraries are large.
+pub(super) struct Source {
+    file: File,
+    length: u64,
+}
+
+impl Source {
+    /// Opens a file, but neither a directory nor a device.
+    pub(super) fn open(path: &Path) -> Result<Self, ImageError> {
+        let failed = |source| ImageError::Read {
+            path: path.to_path_buf(),
+            source,
+        };
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        if !metadata.is_file() {
+            return Err(ImageError::Special {
+                path: path.to_path_buf(),
+            });
+        }
+        let file = File::open(path).map_err(failed)?;
+        Ok(Self {
+            file,
+            length: metadata.len(),
+        })
+    }
+
+    /// A part of the file, if it is wholly in it.
+    fn range(&self, start: usize, length: usize) -> Option<Vec<u8>> {
+        let end = start.checked_add(length)?;
+        if u64::try_from(end).ok()? > self.length {
+            return None;
+        }
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, start as u64).ok()?;
+        Some(bytes)
+    }
+
+    /// The beginning, at most `length` bytes.
+    pub(super) fn start(&self, length: usize) -> Vec<u8> {
+        let length = usize::try_from(self.length).unwrap_or(length).min(length);
+        self.range(0, length).unwrap_or_default()
+    }
+}
+
+pub(super) fn is_for_this_machine(source: &Source) -> bool {
+    let bytes = source.start(HEADER);
     bytes.starts_with(b"\x7fELF")
         && bytes.get(4) == Some(&ELFCLASS64)
         && bytes.get(5) == Some(&ELFDATA2LSB)
-        && u16_at(bytes, 18) == Some(EM_X86_64)
+        && u16_at(&bytes, 18) == Some(EM_X86_64)
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -63,21 +116,26 @@ struct Segment {
 }
 
 impl Elf {
-    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ImageError> {
-        if !is_for_this_machine(bytes) {
-            return Err(ImageError::OtherMachine { path: path.to_path_buf() });
+    pub(super) fn parse(path: &Path, source: &Source) -> Result<Self, ImageError> {
+        if !is_for_this_machine(source) {
+            return Err(ImageError::OtherMachine {
+                path: path.to_path_buf(),
+            });
         }
-        parse(bytes).map_err(|reason| ImageError::BrokenElf { path: path.to_path_buf(), reason })
+        parse(source).map_err(|reason| ImageError::BrokenElf {
+            path: path.to_path_buf(),
+            reason,
+        })
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Elf, &'static str> {
-    let segments = segments(bytes).ok_or("its program headers are not in it")?;
-    let content = |segment: &Segment| range(bytes, segment.offset, segment.size);
+fn parse(source: &Source) -> Result<Elf, &'static str> {
+    let segments = segments(source).ok_or("its program headers are not in it")?;
+    let content = |segment: &Segment| source.range(segment.offset, segment.size);
     let mut elf = Elf::default();
     if let Some(segment) = segments.iter().find(|segment| segment.kind == PT_INTERP) {
         let text = content(segment).ok_or("its interpreter's name is not in it")?;
-        elf.interpreter = Some(string(text, 0).ok_or("its interpreter's name is no text")?);
+        elf.interpreter = Some(string(&text, 0).ok_or("its interpreter's name is no text")?);
     }
     let Some(dynamic) = segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else {
         return Ok(elf);
@@ -88,15 +146,25 @@ fn parse(bytes: &[u8]) -> Result<Elf, &'static str> {
         .filter_map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?)))
         .take_while(|&(tag, _)| tag != 0)
         .collect();
-    let value = |tag| entries.iter().find(|entry| entry.0 == tag).map(|entry| entry.1);
-    let Some(address) = value(DT_STRTAB) else { return Ok(elf) };
-    let size = value(DT_STRSZ).and_then(|size| usize::try_from(size).ok()).ok_or("its string table has no size")?;
+    let value = |tag| {
+        entries
+            .iter()
+            .find(|entry| entry.0 == tag)
+            .map(|entry| entry.1)
+    };
+    let Some(address) = value(DT_STRTAB) else {
+        return Ok(elf);
+    };
+    let size = value(DT_STRSZ)
+        .and_then(|size| usize::try_from(size).ok())
+        .ok_or("its string table has no size")?;
     let strings = segments
         .iter()
         .filter(|segment| segment.kind == PT_LOAD)
         .find_map(|segment| {
             let within = usize::try_from(address.checked_sub(segment.address)?).ok()?;
-            (within < segment.size).then(|| range(bytes, segment.offset.checked_add(within)?, size))?
+            (within < segment.size)
+                .then(|| source.range(segment.offset.checked_add(within)?, size))?
         })
         .ok_or("its string table is not in it")?;
     for &(tag, at) in &entries {
@@ -105,9 +173,14 @@ fn parse(bytes: &[u8]) -> Result<Elf, &'static str> {
         }
         let text = usize::try_from(at)
             .ok()
-            .and_then(|at| string(strings, at))
+            .and_then(|at| string(&strings, at))
             .ok_or("a name of its dynamic section is no text")?;
-        let list = || text.split(':').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let list = || {
+            text.split(':')
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
         match tag {
             DT_NEEDED => elf.needed.push(text),
             DT_SONAME => elf.soname = Some(text),
@@ -118,11 +191,18 @@ fn parse(bytes: &[u8]) -> Result<Elf, &'static str> {
     Ok(elf)
 }
 
-fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
-    let (start, size, count) = (offset_at(bytes, 32)?, u16_at(bytes, 54)?, u16_at(bytes, 56)?);
-    (0..usize::from(count))
+fn segments(source: &Source) -> Option<Vec<Segment>> {
+    let header = source.range(0, HEADER)?;
+    let (start, size, count) = (
+        offset_at(&header, 32)?,
+        u16_at(&header, 54)?,
+        u16_at(&header, 56)?,
+    );
+    let (size, count) = (usize::from(size), usize::from(count));
+    let table = source.range(start, size.checked_mul(count)?)?;
+    (0..count)
         .map(|index| {
-            let header = range(bytes, start.checked_add(index.checked_mul(usize::from(size))?)?, 56)?;
+            let header = range(&table, index * size, 56)?;
             Some(Segment {
                 kind: u32_at(header, 0)?,
                 offset: offset_at(header, 8)?,

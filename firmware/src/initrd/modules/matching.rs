@@ -60,12 +60,17 @@ pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -
     let mut close: Vec<(usize, &String)> = names
         .filter_map(|other| {
             let distance = distance(name, other);
-            (distance <= limit || (name.len() > 3 && other.contains(name))).then_some((distance, other))
+            (distance <= limit || (name.len() > 3 && other.contains(name)))
+                .then_some((distance, other))
         })
         .collect();
     close.sort();
     close.dedup();
-    close.into_iter().take(3).map(|(_, name)| name.clone()).collect()
+    close
+        .into_iter()
+        .take(3)
+        .map(|(_, name)| name.clone())
+        .collect()
 }
 
 /// Levenshtein's distance.

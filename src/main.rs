@@ -1,2 +1,12 @@
-//! placeholder
-fn main(){}
+//! `vsc-run`, the command.
+
+mod cli;
+mod run;
+mod say;
+
+/// Exit code of our own errors.
+const FAILED: u8 = run::ending::OUR_ERROR;
+
+fn main() -> std::process::ExitCode {
+    cli::main().into()
+}

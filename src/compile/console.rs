@@ -96,21 +96,6 @@ pub(super) fn compile(
         "hvc0" => there.hvc > 0,
         _ => there.serial & 1 != 0,
     };
-    if let Some(asked) = kernel_console
-        && asked.value != "none"
-        && !has(asked.value)
-    {
-        let message = format!(
-            "kernel.console is {}, and the machine has no such console",
-            asked.value
-        );
-        let d = Diagnostic::warning("W-CONSOLE", asked.span, message)
-            .why("The kernel's log would be lost");
-        problems.push(d.help(match asked.value {
-            "hvc0" => "List one: `consoles: [{name: console, tty: stdio}]`",
-            _ => "List one: `serial: stdio`",
-        }));
-    }
     let kernel_console = match wanted {
         Some("none") => None,
         Some(console) => Some(console),

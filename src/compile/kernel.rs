@@ -51,7 +51,7 @@ pub(super) fn compile(
         epilog,
         format,
         entry,
-        console: _,
+        console,
         devices_on_cmdline,
     } = kernel;
     let spoken = [cmdline, prolog, epilog]
@@ -151,7 +151,10 @@ pub(super) fn compile(
     };
     let with_initrd = !initrd.is_empty() || around.command;
     for lint in cmdline::lint(&line, &around.consoles, with_initrd) {
-        let span = place_in_parts(&line, lint.span, &places);
+        let mut span = place_in_parts(&line, lint.span, &places);
+        if let (true, "W-CONSOLE", Some(asked)) = (span.is_none(), lint.code, console) {
+            span = asked.span;
+        }
         problems.push(Diagnostic::warning(lint.code, span, lint.message));
     }
     Some(Payload::Kernel(KernelSpec {

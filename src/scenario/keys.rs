@@ -185,6 +185,7 @@ impl Kind {
     pub fn expected(&self) -> String {
         match self {
             Kind::Bool => "true or false (also yes, no, on, off)".into(),
+            Kind::Count { min: 0, max } if *max == u64::from(u32::MAX) => "a whole number".into(),
             Kind::Count { min, max } if *max == u64::from(u32::MAX) => {
                 format!("a whole number from {min}")
             }

@@ -249,7 +249,7 @@ impl Decoder<'_> {
 
     fn unknown(&mut self, word: &str, span: Span, keys: &'static [Key], above: &[&'static str]) {
         let place = if above.is_empty() {
-            "a scenario".to_owned()
+            "A scenario".to_owned()
         } else {
             quoted(&above.join("."))
         };
@@ -718,10 +718,7 @@ pub(crate) fn merge(under: &mut Entry, over: Entry, problems: &mut Vec<Diagnosti
             }
             length if index == length => members.push(*member),
             length => {
-                let message = format!(
-                    "`{}` has {length} members, and {index} would leave a gap",
-                    over.key.name
-                );
+                let message = format!("There is no member {index} in `{}`", over.key.name);
                 let d = Diagnostic::error("E-INDEX", over.key_span, message);
                 problems.push(d.help(format!("The next free index is {length}")));
             }

@@ -249,7 +249,7 @@ impl Builder<'_> {
         let mut root: Option<Node> = None;
         let mut documents = 0;
         while let Some(event) = parser.next_event() {
-            let (event, place) = event.map_err(|e| self.syntax(&e))?;
+            let (event, place) = event.map_err(|e| self.syntax(&e, &stack))?;
             let span = self.span(&place);
             let (node, nodes, height, anchor) = match event {
                 Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {
@@ -392,7 +392,7 @@ impl Builder<'_> {
         self.text.get(from..from + span.len()).unwrap_or_default()
     }
 
-    fn syntax(&self, error: &saphyr_parser::ScanError) -> Box<Diagnostic> {
+    fn syntax(&self, error: &saphyr_parser::ScanError, stack: &[Open]) -> Box<Diagnostic> {
         let at = self.byte(error.marker().index());
         let line_start = self
             .text
@@ -422,11 +422,19 @@ impl Builder<'_> {
                 .filter(|c| *c != '\n')
                 .map_or(0, char::len_utf8);
         let span = Span::new(self.source, self.base + at, self.base + end);
-        Box::new(Diagnostic::error(
+        let d = Diagnostic::error(
             "E-YAML",
             span,
             format!("This is not YAML: {}", error.info()),
-        ))
+        );
+        let bracket = stack
+            .iter()
+            .rev()
+            .find(|o| self.slice(o.start).starts_with(['[', '{']));
+        Box::new(match bracket {
+            Some(open) => d.also(open.start, "opened here, and not closed yet"),
+            None => d,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vsc_devices::event::{EventSink, GuestEvent};
+use vsc_devices::source;
 
 /// Why a machine stopped. The first reason stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub enum Stop {
     },
     /// All vCPUs sleep with interrupts masked.
     Halted,
+    /// No sign of life within the boot deadline.
+    NoLife,
     /// KVM gave up.
     InternalError {
         /// The vCPU.
@@ -59,6 +62,8 @@ pub enum Stop {
         /// Which.
         what: String,
     },
+    /// A thread of the monitor panicked; its message is on standard error.
+    Bug,
     /// The caller asked.
     Requested,
 }
@@ -68,6 +73,7 @@ pub struct Control {
     stopping: AtomicBool,
     reason: Mutex<Option<Stop>>,
     wake: EventFd,
+    waits: source::Stop,
 }
 
 impl Control {
@@ -80,6 +86,7 @@ impl Control {
             stopping: AtomicBool::new(false),
             reason: Mutex::new(None),
             wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
+            waits: source::Stop::new()?,
         })
     }
 
@@ -90,6 +97,7 @@ impl Control {
             *reason = Some(why);
         }
         self.stopping.store(true, Ordering::Release);
+        self.waits.raise();
         // A counter that is full is a reader that will wake anyway.
         let _ = self.wake.write(1);
     }
@@ -102,6 +110,11 @@ impl Control {
     /// Why, once it is.
     pub fn reason(&self) -> Option<Stop> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Raised when the machine stops, for devices that wait inside a register access.
+    pub fn waits(&self) -> source::Stop {
+        self.waits.clone()
     }
 
     /// Readable when the machine stops.

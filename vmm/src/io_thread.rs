@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use event_manager::EventManager;
 use vsc_devices::virtio::worker::{LoopHandle, Worker};
 
+use crate::control::{Control, Stop};
+
 /// Why an I/O thread could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum IoThreadError {
@@ -16,6 +18,20 @@ pub enum IoThreadError {
     /// No thread.
     #[error("Start an I/O thread")]
     Spawn(#[source] std::io::Error),
+}
+
+/// Ends the machine when a loop ends without being told to: its devices would never answer again.
+struct Guard {
+    control: Arc<Control>,
+    ended: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.control.stop(Stop::Bug);
+        }
+    }
 }
 
 /// A running I/O thread.
@@ -30,7 +46,7 @@ impl IoThread {
     ///
     /// # Errors
     /// [`IoThreadError`].
-    pub fn spawn(index: u32) -> Result<Self, IoThreadError> {
+    pub fn spawn(index: u32, control: Arc<Control>) -> Result<Self, IoThreadError> {
         let mut manager = EventManager::<Worker>::new_with_capacity(32).map_err(|e| IoThreadError::Loop(e.to_string()))?;
         let handle = manager.remote_endpoint();
         let stop = Arc::new(AtomicBool::new(false));
@@ -39,12 +55,14 @@ impl IoThread {
             .spawn({
                 let stop = stop.clone();
                 move || {
+                    let mut guard = Guard { control, ended: false };
                     while !stop.load(Ordering::Acquire) {
                         // An error of epoll_wait other than EINTR, which the manager hides, is a broken process.
                         if manager.run().is_err() {
-                            break;
+                            return;
                         }
                     }
+                    guard.ended = true;
                 }
             })
             .map_err(IoThreadError::Spawn)?;

@@ -34,26 +34,6 @@ const _: () = {
     assert!(IDENTITY_MAP + 0x1000 <= TSS && TSS + 0x3000 <= HIGH_RAM);
 };
 
-/// Port numbers.
-pub mod port {
-    /// COM1 to COM4 (Linux `arch/x86/include/asm/serial.h`).
-    pub const COM: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
-    /// Their interrupts.
-    pub const COM_IRQ: [u32; 4] = [4, 3, 4, 3];
-    /// Keyboard controller.
-    pub const I8042: u16 = 0x60;
-    /// RTC and CMOS index and data.
-    pub const CMOS: u16 = 0x70;
-    /// isa-debug-exit of the built-in guest.
-    pub const EXIT: u16 = 0x501;
-    /// pvpanic (QEMU docs/specs/pvpanic.rst).
-    pub const PVPANIC: u16 = 0x505;
-    /// ACPI PM1a event, PM1a control and PM timer.
-    pub const ACPI_PM: u16 = 0x600;
-    /// ACPI reset register.
-    pub const RESET: u16 = 0xcf9;
-}
-
 /// The interrupt of ACPI events.
 pub const SCI: u32 = 9;
 

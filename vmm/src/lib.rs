@@ -1,6 +1,17 @@
-//! The monitor: [`resources::VmResources`] in, a running KVM virtual machine and its [`outcome::Outcome`] out.
+//! The monitor: [`resources::VmResources`] in, a running KVM virtual machine and its [`vm::Report`] out.
 //!
-//! Follow one start-up: [`builder::build`] reads top to bottom; [`vm::Vm::run`] is the main thread's loop;
-//! [`vcpu`] is what each vCPU thread does. KVM itself is named only under [`kvm`].
+//! Follow one start-up: [`builder::build`] reads top to bottom; [`vm::Vm`] is the main thread's end of the machine;
+//! [`vcpu`] is what each vCPU thread does. KVM itself is named only under [`kvm`], the event loop only in
+//! [`io_thread`].
 
+pub mod builder;
+pub mod control;
+mod devices;
+pub mod exit;
+pub mod io_thread;
+pub mod kvm;
+pub mod layout;
+pub mod memory;
 pub mod resources;
+pub mod vcpu;
+pub mod vm;

@@ -204,3 +204,37 @@ impl Default for Limits {
         }
     }
 }
+
+impl VmResources {
+    /// Contradictions that no later step would name as well.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn validate(&self) -> Result<(), String> {
+        let t = self.cpus.topology;
+        if self.cpus.count == 0 {
+            return Err("A machine needs at least one vCPU".into());
+        }
+        let product = u64::from(t.sockets) * u64::from(t.cores) * u64::from(t.threads);
+        if product != u64::from(self.cpus.count) || !matches!(t.threads, 1 | 2) {
+            return Err(format!(
+                "{} sockets of {} cores with {} threads are not {} vCPUs (and threads are 1 or 2)",
+                t.sockets, t.cores, t.threads, self.cpus.count
+            ));
+        }
+        if self.pit && self.irqchip == Irqchip::Split {
+            return Err("The PIT needs its irqchip in the kernel: use irqchip: kernel".into());
+        }
+        let mut used = [false; 4];
+        for serial in &self.serials {
+            let number = u32::from(serial.index) + 1;
+            let Some(taken) = used.get_mut(usize::from(serial.index)) else {
+                return Err(format!("There is no COM{number}"));
+            };
+            if std::mem::replace(taken, true) {
+                return Err(format!("Two serial lines are both COM{number}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use vsc_devices::bus::Bus;
-use vsc_devices::legacy::ioapic::Ioapic;
+use vsc_devices::legacy::ioapic::IoApic;
 
 use crate::control::{Control, Stop};
 use crate::exit::{Exit, ExitCounters};
@@ -77,7 +77,7 @@ pub struct Shared {
     /// MMIO.
     pub mmio: Bus,
     /// The I/O APIC, when it is in this process.
-    pub ioapic: Option<Arc<Mutex<Ioapic>>>,
+    pub ioapic: Option<IoApic>,
     /// Stop requests and events.
     pub control: Arc<Control>,
 }
@@ -133,12 +133,11 @@ impl VcpuThread {
         let thread = std::thread::Builder::new().name(format!("vcpu{}", vcpu.index())).spawn({
             let (mailbox, counters) = (mailbox.clone(), counters.clone());
             move || {
-                let stop = run(vcpu.as_mut(), &shared, &mailbox, &counters);
-                mailbox.close();
-                drop(vcpu);
-                if let Some(stop) = stop {
-                    shared.control.stop(stop);
-                }
+                let mut guard = Guard { control: shared.control.clone(), mailbox, stop: None, bug: true };
+                guard.stop = run(vcpu.as_mut(), &shared, &guard.mailbox, &counters);
+                guard.bug = false;
+                // The interrupter goes before the vCPU does.
+                guard.mailbox.close();
             }
         })?;
         Ok(Self {
@@ -184,6 +183,25 @@ impl VcpuThread {
         if let Some(thread) = self.thread.take() {
             // A panic on that thread has been reported by the panic hook; there is nothing to add.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Ends the machine when the thread does, even by a panic: a machine with a missing vCPU must not go on.
+struct Guard {
+    control: Arc<Control>,
+    mailbox: Arc<Mailbox>,
+    stop: Option<Stop>,
+    bug: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.mailbox.close();
+        if self.bug {
+            self.control.stop(Stop::Bug);
+        } else if let Some(stop) = self.stop.take() {
+            self.control.stop(stop);
         }
     }
 }
@@ -250,7 +268,7 @@ fn run(vcpu: &mut dyn RunVcpu, shared: &Shared, mailbox: &Mailbox, counters: &Ex
             Exit::Eoi(vector) => {
                 counters.other.add();
                 if let Some(ioapic) = &shared.ioapic {
-                    ioapic.lock().unwrap_or_else(PoisonError::into_inner).eoi(vector);
+                    ioapic.eoi(vector);
                 }
             }
             Exit::Interrupted => {

@@ -98,8 +98,8 @@ pub(super) fn shared(supported: &[Entry], params: &Params) -> Vec<Entry> {
                 if !params.nested {
                     e.ecx &= !EXT1_ECX_SVM;
                 }
-                set(&mut e.ecx, EXT1_ECX_CMP_LEGACY, per_package > 1 && e.ecx & EXT1_ECX_TOPOLOGY != 0);
                 has_ext_topology = e.ecx & EXT1_ECX_TOPOLOGY != 0;
+                set(&mut e.ecx, EXT1_ECX_CMP_LEGACY, per_package > 1 && has_ext_topology);
             }
             (0x8000_0008, _) => {
                 // ECX: NC, logical processors less one, and ApicIdSize, the width of that field.

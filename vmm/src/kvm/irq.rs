@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
-use vsc_devices::irq::{IrqLine, Line};
-use vsc_devices::legacy::ioapic::{Ioapic, MsiSink};
+use vsc_devices::irq::{IrqLine, Line, Unconnected};
+use vsc_devices::legacy::ioapic::{IoApic, MsiSink};
 
 use crate::layout::PINS;
 
@@ -24,7 +24,7 @@ pub enum Lines {
         sources: Arc<[Mutex<u32>; PINS as usize]>,
     },
     /// Our own I/O APIC.
-    Split(Arc<Mutex<Ioapic>>),
+    Split(IoApic),
 }
 
 impl Lines {
@@ -33,8 +33,8 @@ impl Lines {
         Self::Kernel { vm, sources }
     }
 
-    pub(super) fn split(vm: Arc<VmFd>) -> Self {
-        Self::Split(Arc::new(Mutex::new(Ioapic::new(Arc::new(Msi(vm))))))
+    pub(super) fn split(vm: Arc<VmFd>, wide_ids: bool) -> Self {
+        Self::Split(IoApic::new(Arc::new(Msi(vm)), wide_ids))
     }
 
     /// The input of `gsi`, 0 to 23.
@@ -45,12 +45,15 @@ impl Lines {
                 sources: sources.clone(),
                 gsi,
             }),
-            Self::Split(ioapic) => Ioapic::line(ioapic, gsi),
+            // Pins come from layout.rs; there is no other.
+            Self::Split(ioapic) => {
+                u8::try_from(gsi).ok().and_then(|pin| ioapic.line(pin)).unwrap_or_else(|| Arc::new(Unconnected))
+            }
         }
     }
 
     /// The I/O APIC's registers, when they are ours to serve.
-    pub fn ioapic(&self) -> Option<Arc<Mutex<Ioapic>>> {
+    pub fn ioapic(&self) -> Option<IoApic> {
         match self {
             Self::Kernel { .. } => None,
             Self::Split(ioapic) => Some(ioapic.clone()),

@@ -8,7 +8,7 @@ use kvm_bindings::{
     KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
-use vm_memory::{GuestMemory, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vsc_devices::Memory;
 use vsc_devices::virtio::transport::KickRegistry;
@@ -71,7 +71,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`KvmError`] naming the call.
-    pub fn create_irqchip(&self, irqchip: Irqchip, pit: bool) -> Result<Lines, KvmError> {
+    pub fn create_irqchip(&self, irqchip: Irqchip, pit: bool, cpus: &Cpus) -> Result<Lines, KvmError> {
         // Only Intel without unrestricted guest reads these; KVM elsewhere accepts and ignores them.
         self.vm
             .set_identity_map_address(layout::IDENTITY_MAP)
@@ -93,7 +93,7 @@ impl Machine {
                 self.vm
                     .enable_cap(&cap)
                     .map_err(KvmError::call("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
-                Lines::split(self.vm.clone())
+                Lines::split(self.vm.clone(), wide_ids(cpus))
             }
         };
         if pit {
@@ -123,7 +123,7 @@ impl Machine {
         if cpus.nested && !cpuid::has_nested(supported.as_slice()) {
             return Err(KvmError::NoNested);
         }
-        let wide_ids = cpuid::apic_id(cpus.topology, cpus.count - 1) > XAPIC_MAX_ID;
+        let wide_ids = wide_ids(cpus);
         if wide_ids {
             self.enable_wide_ids()?;
         }
@@ -173,6 +173,11 @@ impl Machine {
     pub fn fd(&self) -> std::os::fd::RawFd {
         self.vm.as_raw_fd()
     }
+}
+
+/// Whether there are APIC ids that need the x2APIC's wide destinations.
+fn wide_ids(cpus: &Cpus) -> bool {
+    cpuid::apic_id(cpus.topology, cpus.count.saturating_sub(1)) > XAPIC_MAX_ID
 }
 
 fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {

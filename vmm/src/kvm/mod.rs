@@ -10,6 +10,7 @@ mod regs;
 mod stats;
 mod vcpu;
 
+pub(crate) use cpuid::apic_id;
 pub use error::KvmError;
 pub use irq::Lines;
 pub use machine::Machine;

@@ -71,8 +71,8 @@ impl Host {
     /// Whether a kernel of this flavour boots here.
     pub fn boots(self, flavour: Flavour) -> bool {
         match self.kind {
-            HostKind::Hardware => flavour == Flavour::Stock,
-            HostKind::SoftwarePaging => flavour == Flavour::Cpl3,
+            HostKind::Hardware => flavour != Flavour::Cpl3,
+            HostKind::SoftwarePaging => flavour != Flavour::Stock,
             HostKind::None => false,
         }
     }

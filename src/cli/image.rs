@@ -1,0 +1,107 @@
+//! `vsc-run image tiny`: a small initrd from this host's programs, files and modules.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use vsc_firmware::initrd::{Compression, TinyImage};
+
+use super::Common;
+use crate::run::result::write_bytes;
+use crate::{run, say};
+
+/// Arguments of `image`.
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+/// Kinds of images.
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// An initrd with busybox (if this host has it), our init, and what you name.
+    Tiny(TinyArgs),
+}
+
+/// Arguments of `image tiny`.
+#[derive(Debug, Args)]
+struct TinyArgs {
+    /// Programs to add, by name or path, with the libraries they need.
+    programs: Vec<String>,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE", default_value = "tiny.img")]
+    output: PathBuf,
+    /// Shell command to run instead of an interactive shell; its status ends the machine.
+    #[arg(long, value_name = "CMD")]
+    run: Option<String>,
+    /// Copies a file, or a directory with all below it, to the same path.
+    #[arg(long, value_name = "PATH")]
+    copy: Vec<PathBuf>,
+    /// Adds a kernel module with its dependencies; it is inserted at boot.
+    #[arg(long, value_name = "MODULE")]
+    kmod: Vec<String>,
+    /// The kernel the image is for (default: the newest in /boot).
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Its modules (default: beside the kernel, or /lib/modules).
+    #[arg(long, value_name = "DIR")]
+    modules_dir: Option<PathBuf>,
+    /// How the image is compressed.
+    #[arg(long, value_enum, default_value_t = Packing::Gzip)]
+    compress: Packing,
+}
+
+/// Compressions of an image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+pub(super) fn run(args: ImageArgs, common: &Common) -> u8 {
+    let Kind::Tiny(args) = args.kind;
+    let image = TinyImage {
+        programs: args.programs,
+        copy: args.copy,
+        modules: args.kmod,
+        run: args.run,
+        kernel: args.kernel,
+        modules_directory: args.modules_dir,
+        search: std::env::var_os("PATH").unwrap_or_default(),
+        compression: match args.compress {
+            Packing::None => Compression::None,
+            Packing::Gzip => Compression::Gzip,
+            Packing::Zstd => Compression::Zstd,
+        },
+    };
+    let built = match image.build() {
+        Ok(built) => built,
+        Err(e) => {
+            say::err(&run::chain(&e));
+            return crate::FAILED;
+        }
+    };
+    if let Err(e) = write_bytes(&args.output, &built.bytes) {
+        say::err(&format!("cannot write {}: {e}", args.output.display()));
+        return crate::FAILED;
+    }
+    if common.json {
+        let told = serde_json::json!({
+            "file": args.output,
+            "bytes": built.bytes.len(),
+            "kernel_version": built.kernel_version,
+            "report": built.report,
+        });
+        say::out(&format!("{told:#}\n"));
+        return 0;
+    }
+    if !common.quiet {
+        for line in &built.report {
+            say::err_raw(&format!("{line}\n"));
+        }
+    }
+    let kernel = built.kernel_version.map_or_else(|| "any kernel".into(), |v| format!("kernel {v}"));
+    say::out(&format!("{} ({} bytes) for {kernel}\n", args.output.display(), built.bytes.len()));
+    0
+}

@@ -1,0 +1,238 @@
+//! `vsc-run [SCENARIO] [-- CMD [ARG…]]`: the main job.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use vsc::compile::{Plan, Stdio};
+use vsc::diag::Diagnostics;
+use vsc::facts::{LiveFacts, Root, Variables};
+use vsc::scenario::{Layer, Override};
+
+use super::Common;
+use crate::run::ending::{Ending, OUR_ERROR};
+use crate::run::result::{Summary, write_whole};
+use crate::run::{self, Job, Verbosity, command};
+use crate::say;
+
+/// Options of a run, shared by the verbs that look at a scenario.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// A scenario file, an initrd, or nothing: the keys then come from the options alone.
+    #[arg(value_name = "SCENARIO")]
+    scenario: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Ends the run after this long: 90s, 2m, 1h (exit code 124).
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Writes how the run ended to FILE, as JSON.
+    #[arg(long, value_name = "FILE")]
+    result: Option<PathBuf>,
+    /// Says on standard error where the time went.
+    #[arg(long)]
+    timing: bool,
+    /// The command to run in the guest.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Options that stand for keys.
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    /// The kernel: ELF, bzImage or compressed vmlinux.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<String>,
+    /// The initrd.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<String>,
+    /// Guest memory: 512M, 2G; a bare number is MiB.
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Number of vCPUs.
+    #[arg(long, value_name = "N")]
+    cpus: Option<String>,
+}
+
+impl KeyArgs {
+    pub(super) fn layers(&self) -> Vec<Layer> {
+        [
+            ("--kernel", "kernel.path", &self.kernel),
+            ("--initrd", "kernel.initrd", &self.initrd),
+            ("--memory", "memory.size", &self.memory),
+            ("--cpus", "cpu.count", &self.cpus),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some(Layer::Flag(Override::flag(flag, key, value.as_deref()?))))
+        .collect()
+    }
+}
+
+/// What to compile: a file or none, and what the command line adds.
+pub(super) struct Source<'a> {
+    pub(super) file: Option<&'a Path>,
+    pub(super) layers: Vec<Layer>,
+}
+
+/// Reads, compiles, and says what there is to say about it. `None`: errors were printed.
+pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
+    let variables = Variables::of_process();
+    let home = variables.home.clone();
+    let facts = LiveFacts::new(Root(common.host_root.clone()), variables);
+    let result = vsc::load(source.file, source.layers, home).and_then(|parsed| vsc::compile(parsed, &facts));
+    match result {
+        Ok(plan) => {
+            report(&plan.warnings, common);
+            Some(plan)
+        }
+        Err(messages) => {
+            report(&messages, common);
+            None
+        }
+    }
+}
+
+fn report(messages: &Diagnostics, common: &Common) {
+    let records = messages.records();
+    if records.is_empty() {
+        return;
+    }
+    if common.json {
+        for record in records {
+            say::err_raw(&(serde_json::to_string(&record).unwrap_or_default() + "\n"));
+        }
+    } else if !common.quiet || messages.has_errors() {
+        say::err_raw(&messages.render(std::io::stderr().is_terminal()));
+    }
+}
+
+/// The layers of `-o`, in order.
+pub(super) fn overrides(common: &Common) -> Vec<Layer> {
+    common.set.iter().map(|text| Layer::Option(Override::option(text))).collect()
+}
+
+pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
+    let started = Instant::now();
+    let mut layers = args.keys.layers();
+    let mut file = args.scenario.as_deref();
+    if let Some(path) = file
+        && is_initrd(path)
+    {
+        layers.push(Layer::Flag(Override::flag("SCENARIO", "kernel.initrd", &path.to_string_lossy())));
+        file = None;
+    }
+    if let Some(name) = file.filter(|p| super::LATER.iter().any(|verb| p.as_os_str() == *verb) && !p.exists()) {
+        say::err(&format!("the verb {} is not in this build yet (a scenario of that name is ./{0})", name.display()));
+        return OUR_ERROR;
+    }
+    if let Some(timeout) = &args.timeout {
+        layers.push(Layer::Flag(Override::flag("--timeout", "limits.timeout", timeout)));
+    }
+    layers.extend(overrides(common));
+    if !args.command.is_empty() {
+        layers.push(Layer::Command(args.command.clone()));
+    }
+    let summary = match compile(Source { file, layers }, common) {
+        Some(plan) => launch(plan, &args, common, started),
+        None => Summary::failed("the scenario has errors".into()),
+    };
+    finish(&summary, &args, common)
+}
+
+fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> Summary {
+    if let Err(e) = command::prepare(&plan.run, &mut plan.resources) {
+        let summary = Summary::failed(run::chain(&e));
+        say_failure(&summary);
+        return summary;
+    }
+    let on_terminal = |e: &vsc_devices::stream::Endpoint| *e == vsc_devices::stream::Endpoint::Stdio;
+    let interactive = match plan.run.stdio {
+        Stdio::Terminal => true,
+        Stdio::Pipes => false,
+        Stdio::None => {
+            plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint))
+                || plan.resources.consoles.iter().flat_map(|c| &c.ports).any(|p| on_terminal(&p.input))
+        }
+    };
+    if common.verbose {
+        for serial in &mut plan.resources.serials {
+            if serial.endpoint == vsc_devices::stream::Endpoint::Null {
+                serial.endpoint = vsc_devices::stream::Endpoint::Stderr;
+            }
+        }
+    }
+    let summary = run::run(&Job {
+        resources: &plan.resources,
+        command: plan.run.stdio != Stdio::None,
+        descriptors: &plan.run.descriptors,
+        interactive,
+        verbosity: match (common.quiet, common.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        },
+        count_exits: args.timing || args.result.is_some() || common.json,
+        started,
+    });
+    if let Some(sentence) = summary.ending.sentence() {
+        if summary.ending.wants_console() && !common.quiet {
+            let shown = plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint)) || common.verbose;
+            last_words(&summary, shown);
+        }
+        say::err(&sentence);
+    }
+    summary
+}
+
+fn say_failure(summary: &Summary) {
+    if let Some(sentence) = summary.ending.sentence() {
+        say::err(&sentence);
+    }
+}
+
+/// The guest's last lines, where the user has not seen them anyway.
+fn last_words(summary: &Summary, shown: bool) {
+    let tail = summary.console_tail();
+    if !shown && !tail.is_empty() {
+        say::err("the guest's last lines on its console:");
+        for line in tail {
+            say::err_raw(&format!("  | {line}\n"));
+        }
+    }
+    if matches!(summary.ending, Ending::TimedOut { .. })
+        && let Some(whereabouts) = summary.whereabouts()
+    {
+        say::err(&whereabouts);
+    }
+}
+
+fn finish(summary: &Summary, args: &RunArgs, common: &Common) -> u8 {
+    if args.timing {
+        say::err(&summary.timing());
+    }
+    if common.json {
+        say::err_raw(&summary.json());
+    }
+    let mut code = summary.ending.code();
+    if let Some(path) = &args.result
+        && let Err(e) = write_whole(path, &summary.json())
+    {
+        say::err(&format!("cannot write the result file {}: {e}", path.display()));
+        code = OUR_ERROR;
+    }
+    code
+}
+
+/// Whether a file is an initrd: a cpio archive, plain or compressed, as the kernel recognises them
+/// (lib/decompress.c, init/initramfs.c).
+fn is_initrd(path: &Path) -> bool {
+    const MAGICS: [&[u8]; 7] = [
+        b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"BZh",
+    ];
+    let mut head = [0u8; 6];
+    File::open(path)
+        .and_then(|mut f| f.read_exact(&mut head))
+        .is_ok_and(|()| MAGICS.iter().any(|magic| head.starts_with(magic)))
+}

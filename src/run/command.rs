@@ -1,0 +1,102 @@
+//! From "run this command" to an initrd: our init, what it is told, and what the command needs.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use vsc::compile::{InitrdPlan, RunPlan, Stdio};
+use vsc_firmware::init;
+use vsc_firmware::initrd::modules::ModuleTree;
+use vsc_firmware::initrd::{ImageError, Overlay, RunRequest, kernel, overlay_segment, run_initrd};
+use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
+
+use super::terminal;
+
+/// The name of the control port's host end, as the compiler writes it.
+pub(crate) const CONTROL_END: &str = "vsc.ctl";
+/// Where programs are looked for when PATH is not set (glibc's default, with the sbin directories).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Adds the initrd that the plan asks for to the machine.
+///
+/// # Errors
+/// The command or something that it needs cannot be found or read.
+pub(crate) fn prepare(run: &RunPlan, resources: &mut VmResources) -> Result<(), ImageError> {
+    let hostname = resources.name.clone();
+    let Payload::Kernel(spec) = &mut resources.payload else {
+        return Ok(());
+    };
+    if run.initrd == InitrdPlan::Nothing {
+        return Ok(());
+    }
+    let modules = modules_of(&spec.path)?;
+    let told = told(run, &hostname);
+    let bytes = match run.initrd {
+        InitrdPlan::Tiny => run_initrd(&RunRequest {
+            spec: told,
+            search: search_path(run),
+            modules: modules.as_ref(),
+            ..RunRequest::default()
+        })?,
+        InitrdPlan::InitOnly => overlay_segment(&Overlay {
+            spec: told,
+            modules: modules.as_ref(),
+            ..Overlay::default()
+        })?,
+        InitrdPlan::Nothing => return Ok(()),
+    };
+    spec.initrd.push(InitrdPart::Bytes(bytes));
+    Ok(())
+}
+
+fn told(run: &RunPlan, hostname: &str) -> init::Spec {
+    let (rows, columns) = terminal::size().filter(|_| run.stdio == Stdio::Terminal).unwrap_or((0, 0));
+    let mut env: Vec<Vec<u8>> = run.env.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
+    if run.stdio == Stdio::Terminal
+        && let Ok(term) = std::env::var("TERM")
+        && !run.env.iter().any(|(name, _)| name == "TERM")
+    {
+        env.push(format!("TERM={term}").into_bytes());
+    }
+    init::Spec {
+        argv: run.command.iter().map(|word| word.clone().into_bytes()).collect(),
+        env,
+        cwd: run.workdir.clone().into_bytes(),
+        hostname: hostname.as_bytes().to_vec(),
+        stdio: match run.stdio {
+            Stdio::Terminal => init::Stdio::Terminal,
+            Stdio::Pipes => init::Stdio::Pipes,
+            Stdio::None => init::Stdio::Auto,
+        },
+        rows: rows.into(),
+        columns: columns.into(),
+        root: run.root.as_ref().map(|root| init::spec::Root {
+            device: root.device.clone().into_bytes(),
+            fstype: root.fstype.clone().into_bytes(),
+            options: root.options.clone().into_bytes(),
+        }),
+        channel: true,
+        ..init::Spec::default()
+    }
+}
+
+fn search_path(run: &RunPlan) -> OsString {
+    let given = run.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| OsString::from(value));
+    given.or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
+/// The kernel's modules, where it has any. Without a directory of modules there is nothing to look for, and the
+/// version, which may mean to search the whole kernel, is not asked.
+fn modules_of(path: &Path) -> Result<Option<ModuleTree>, ImageError> {
+    let beside = path.parent().map(|dir| dir.join("../lib/modules"));
+    let there = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if !beside.as_deref().is_some_and(there) && !there(Path::new("/lib/modules")) {
+        return Ok(None);
+    }
+    let version = kernel::version(path)?;
+    match ModuleTree::for_kernel(path, &version) {
+        Ok(tree) => Ok(Some(tree)),
+        // A kernel without modules has all that it needs built in.
+        Err(ImageError::NoModules { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}

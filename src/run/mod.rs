@@ -1,0 +1,416 @@
+//! Runs one job on a machine in this process: the main thread's loop, from built to ended.
+//!
+//! The main thread owns signals, the terminal, the control port and the time limits; the guest's data never passes
+//! through it, except what a person types (for the escape key).
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use vsc_devices::stream::{self, HostEnds};
+use vsc_vmm::builder;
+use vsc_vmm::control::Stop;
+use vsc_vmm::resources::{Action, VmResources};
+use vsc_vmm::vm::{Report, Vm};
+
+use crate::say;
+
+pub(crate) mod command;
+mod diagnosis;
+pub(crate) mod ending;
+mod guest;
+pub(crate) mod poll;
+pub(crate) mod result;
+mod signals;
+pub(crate) mod terminal;
+
+use ending::Ending;
+use guest::{GuestControl, Said};
+use poll::Poll;
+use result::{Moments, Summary};
+use signals::Signals;
+use terminal::{Escape, EscapeFilter, RawTerminal};
+
+/// Most typed bytes that wait for a guest which does not read.
+const TYPED_MAX: usize = 64 << 10;
+
+/// What to run, and how to tell about it.
+pub(crate) struct Job<'a> {
+    /// The machine. With a command, its control port and initrd are part of it already ([`command::prepare`]).
+    pub resources: &'a VmResources,
+    /// A command runs under our init: its status is awaited on the control port.
+    pub command: bool,
+    /// Descriptors of this process that streams of the scenario name: (name of the end, number).
+    pub descriptors: &'a [(String, u32)],
+    /// The guest owns the terminal, if there is one.
+    pub interactive: bool,
+    /// Says more or less on standard error.
+    pub verbosity: Verbosity,
+    /// Reads KVM's counters at the end.
+    pub count_exits: bool,
+    /// When the program started.
+    pub started: Instant,
+}
+
+/// How much to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// What went wrong, and the guest's last words then.
+    Normal,
+    /// Everything.
+    Verbose,
+}
+
+/// Runs the job to its end, restarts included.
+pub(crate) fn run(job: &Job<'_>) -> Summary {
+    let mut moments = Moments::default();
+    let mut restarts = 0;
+    let mut host = match Host::take(job) {
+        Ok(host) => host,
+        Err(e) => return Summary::failed(format!("cannot set up signals or the terminal: {e}")),
+    };
+    loop {
+        let (ending, report) = match once(job, &mut host, &mut moments) {
+            Ok(end) => end,
+            Err(message) => return Summary::failed(message),
+        };
+        let again = match follow_up(job.resources, &ending, &report) {
+            Action::Restart => restarts < job.resources.events.max_restarts,
+            Action::Destroy => false,
+        };
+        if !again || host.told_to_end {
+            drop(host);
+            return Summary::new(ending, report, restarts, moments);
+        }
+        restarts += 1;
+        if job.verbosity >= Verbosity::Verbose {
+            say::err(&format!("restart {restarts} of at most {}", job.resources.events.max_restarts));
+        }
+    }
+}
+
+/// What the events table says about the way this machine ended.
+fn follow_up(resources: &VmResources, ending: &Ending, report: &Report) -> Action {
+    let events = &resources.events;
+    match (ending, &report.stop) {
+        (Ending::Panicked { .. }, _) | (Ending::Hung { .. }, Stop::TripleFault { .. }) => events.on_crash,
+        (Ending::PoweredOff, _) => events.on_poweroff,
+        (Ending::Rebooted, _) => events.on_reboot,
+        _ => Action::Destroy,
+    }
+}
+
+/// The host's side of a run, kept over restarts.
+struct Host {
+    signals: Signals,
+    terminal: Option<RawTerminal>,
+    told_to_end: bool,
+}
+
+impl Host {
+    fn take(job: &Job<'_>) -> io::Result<Self> {
+        let signals = Signals::take()?;
+        signals::die_with_parent();
+        let terminal = if job.interactive { RawTerminal::enter()? } else { None };
+        Ok(Self {
+            signals,
+            terminal,
+            told_to_end: false,
+        })
+    }
+}
+
+/// One life of the machine.
+fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending, Report), String> {
+    let mut ends = given(job.descriptors)?;
+    let control = if job.command {
+        let (ours, device) = GuestControl::pair().map_err(|e| format!("cannot make the control port: {e}"))?;
+        ends.insert(command::CONTROL_END.to_owned(), device);
+        Some(ours)
+    } else {
+        None
+    };
+    let typist = match &host.terminal {
+        Some(_) => {
+            let (typist, end) = Typist::new().map_err(|e| format!("cannot read the terminal: {e}"))?;
+            ends.insert(stream::STDIN.to_owned(), end);
+            Some(typist)
+        }
+        None => None,
+    };
+    let mut vm = builder::build(job.resources, ends).map_err(|e| chain(&e))?;
+    if job.count_exits {
+        vm.count_exits();
+    }
+    vm.start().map_err(|e| format!("cannot start a vCPU thread: {e}"))?;
+    if let Some((rows, columns)) = terminal::size().filter(|_| host.terminal.is_some()) {
+        vm.resize_consoles(rows, columns);
+    }
+    moments.note_start(job.started, &vm.marks());
+    let mut session = Session {
+        job,
+        vm,
+        control,
+        typist,
+        status: None,
+        asked: None,
+        insist_at: None,
+        told_to_power_off: false,
+        limit: job.resources.limits.timeout.map(|limit| job.started + limit),
+        timed_out: false,
+        quit: false,
+        moments,
+    };
+    session.attend(host).map_err(|e| format!("cannot wait for events: {e}"))?;
+    Ok(session.end())
+}
+
+/// Copies of the descriptors that the scenario names, for this life of the machine.
+fn given(descriptors: &[(String, u32)]) -> Result<HostEnds, String> {
+    let mut ends = HostEnds::new();
+    for (name, number) in descriptors {
+        let number = i32::try_from(*number).map_err(|_| format!("there is no descriptor {number}"))?;
+        // SAFETY: a plain system call; a number that is no descriptor is its error.
+        let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+        if copy < 0 {
+            return Err(format!("descriptor {number} ({name}): {}", io::Error::last_os_error()));
+        }
+        // SAFETY: a descriptor just returned by the kernel, owned by nobody else.
+        ends.insert(name.clone(), unsafe { OwnedFd::from_raw_fd(copy) });
+    }
+    Ok(ends)
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text += &format!(": {e}");
+        cause = e.source();
+    }
+    text
+}
+
+/// What was typed, on its way to the guest.
+struct Typist {
+    stdin: File,
+    pipe: File,
+    waiting: Vec<u8>,
+    filter: EscapeFilter,
+    open: bool,
+}
+
+impl Typist {
+    fn new() -> io::Result<(Self, OwnedFd)> {
+        let (end, pipe) = io::pipe()?;
+        let pipe = File::from(OwnedFd::from(pipe));
+        // SAFETY: plain system call on a descriptor we own; the flag is on our end only.
+        if unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let typist = Self {
+            stdin: File::from(io::stdin().as_fd().try_clone_to_owned()?),
+            pipe,
+            waiting: Vec::new(),
+            filter: EscapeFilter::default(),
+            open: true,
+        };
+        Ok((typist, end.into()))
+    }
+
+    fn read(&mut self) -> Vec<Escape> {
+        let mut chunk = [0u8; 1024];
+        match self.stdin.read(&mut chunk) {
+            Ok(0) | Err(_) => {
+                self.open = false;
+                Vec::new()
+            }
+            Ok(n) => {
+                let (bytes, asked) = self.filter.filter(&chunk[..n]);
+                // A guest that reads nothing does not get more than it can hold; the escape key works all the same.
+                if self.waiting.len() < TYPED_MAX {
+                    self.waiting.extend(bytes);
+                }
+                self.write();
+                asked
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        while !self.waiting.is_empty() {
+            match self.pipe.write(&self.waiting) {
+                Ok(n) => drop(self.waiting.drain(..n)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.waiting.clear(),
+            }
+        }
+    }
+}
+
+struct Session<'a, 'b> {
+    job: &'a Job<'a>,
+    vm: Vm,
+    control: Option<GuestControl>,
+    typist: Option<Typist>,
+    /// The command's end, once init has told.
+    status: Option<Ending>,
+    /// The signal that asked for the end.
+    asked: Option<i32>,
+    /// When asking is over.
+    insist_at: Option<Instant>,
+    told_to_power_off: bool,
+    limit: Option<Instant>,
+    timed_out: bool,
+    quit: bool,
+    moments: &'b mut Moments,
+}
+
+impl Session<'_, '_> {
+    /// The main loop: until the machine has stopped.
+    fn attend(&mut self, host: &mut Host) -> io::Result<()> {
+        loop {
+            let now = Instant::now();
+            self.enforce(now);
+            let Some(look) = self.vm.check(now) else {
+                return Ok(());
+            };
+            let until = [Some(look), self.limit, self.insist_at].into_iter().flatten().min();
+            let mut poll = Poll::new();
+            poll.read(self.vm.wake());
+            let signal = poll.read(host.signals.fd());
+            let control = self.control.as_ref().and_then(GuestControl::fd).map(|fd| poll.read(fd));
+            let typed = self.typist.as_ref().filter(|t| t.open).map(|t| poll.read(t.stdin.as_raw_fd()));
+            let untyped =
+                self.typist.as_ref().filter(|t| !t.waiting.is_empty()).map(|t| poll.write(t.pipe.as_raw_fd()));
+            let ready = poll.wait(until)?;
+            if control.is_some_and(|c| ready.is(c)) {
+                self.listen();
+            }
+            if ready.is(signal) {
+                while let Some(signal) = host.signals.next() {
+                    self.on_signal(signal, host);
+                }
+            }
+            if let Some(typist) = self.typist.as_mut().filter(|_| untyped.is_some_and(|u| ready.is(u))) {
+                typist.write();
+            }
+            if let Some(typist) = self.typist.as_mut().filter(|_| typed.is_some_and(|t| ready.is(t))) {
+                for escape in typist.read() {
+                    self.on_escape(escape, host);
+                }
+            }
+        }
+    }
+
+    fn enforce(&mut self, now: Instant) {
+        if self.limit.is_some_and(|at| now >= at) && self.status.is_none() {
+            self.timed_out = true;
+            self.vm.stop();
+        }
+        if self.insist_at.is_some_and(|at| now >= at) {
+            match self.control.as_mut().filter(|_| self.status.is_none() && !self.told_to_power_off) {
+                // The command did not end: now its init is told to end the machine.
+                Some(control) => {
+                    control.power_off();
+                    self.told_to_power_off = true;
+                    self.insist_at = Some(now + self.job.resources.limits.stop_grace);
+                }
+                None => self.vm.stop(),
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        let said = self.control.as_mut().map(GuestControl::read).unwrap_or_default();
+        for said in said {
+            let end = match said {
+                Said::Ready => {
+                    self.moments.ready.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                Said::Started(_) => {
+                    self.moments.command.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                Said::Error(text) => {
+                    say::err(&format!("guest: {text}"));
+                    continue;
+                }
+                Said::Exit(status) => Ending::Exited { status },
+                Said::Signal(signal) => Ending::Signalled { signal },
+                Said::NoExec(errno, path) => Ending::NotExecuted { errno, path },
+            };
+            self.status.get_or_insert(end);
+            // Init powers off next; a guest that cannot is not waited for.
+            self.insist_at = Some(Instant::now() + self.job.resources.limits.stop_grace);
+        }
+    }
+
+    fn on_signal(&mut self, signal: i32, host: &mut Host) {
+        if signal == libc::SIGWINCH {
+            if let Some((rows, columns)) = terminal::size() {
+                self.vm.resize_consoles(rows, columns);
+                if let Some(control) = &mut self.control {
+                    control.winsize(rows, columns);
+                }
+            }
+            return;
+        }
+        host.told_to_end = true;
+        let again = self.asked.replace(signal).is_some();
+        let grace = Instant::now() + self.job.resources.limits.stop_grace;
+        if signal == libc::SIGHUP || again {
+            self.vm.stop();
+        } else if let Some(control) = &mut self.control {
+            control.signal(signal);
+            // An interrupt is the command's to handle, and a second one insists; the others must end it.
+            if signal != libc::SIGINT || self.moments.command.is_none() {
+                self.insist_at.get_or_insert(grace);
+            }
+        } else if self.vm.press_power_button() {
+            self.insist_at.get_or_insert(grace);
+        } else {
+            self.vm.stop();
+        }
+    }
+
+    fn on_escape(&mut self, escape: Escape, host: &mut Host) {
+        match escape {
+            Escape::Quit => {
+                host.told_to_end = true;
+                self.quit = true;
+                self.vm.stop();
+            }
+            Escape::PowerButton if self.vm.press_power_button() => {}
+            Escape::PowerButton => say::err_raw("\r\nvsc-run: the guest does not listen to the power button\r\n"),
+            Escape::Help => say::err_raw(&format!("\r\n{}\r\n", terminal::KEYS)),
+        }
+    }
+
+    /// The machine has stopped: who said what, and in which order it counts.
+    fn end(mut self) -> (Ending, Report) {
+        let report = self.vm.finish();
+        // The last lines may still be in the socket.
+        self.listen();
+        self.moments.note_end(&self.vm);
+        let machine = Ending::of_machine(&report, self.job.command);
+        let ending = match (self.status, self.asked) {
+            (Some(status), _) => status,
+            (None, _) if self.quit => Ending::Quit,
+            (None, _) if self.timed_out => Ending::TimedOut {
+                seconds: self.job.resources.limits.timeout.unwrap_or(Duration::ZERO).as_secs_f64(),
+            },
+            (None, Some(signal)) if !matches!(machine, Ending::Panicked { .. } | Ending::Failed { .. }) => {
+                Ending::Interrupted { signal: signal as u8 }
+            }
+            (None, _) => machine,
+        };
+        (ending, report)
+    }
+}

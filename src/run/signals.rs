@@ -1,0 +1,64 @@
+//! Signals as a descriptor: blocked in all threads, read by the main loop.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+
+/// Signals that the main loop handles.
+const HANDLED: [i32; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
+
+/// The signal descriptor. Signals stay blocked after it is dropped: the process is about to end then.
+#[derive(Debug)]
+pub(crate) struct Signals(File);
+
+impl Signals {
+    /// Blocks the signals in this thread and those it will start.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub(crate) fn take() -> io::Result<Self> {
+        // SAFETY: all-zero is a valid set, and the calls fill in what they are given.
+        let fd = unsafe {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&mut set);
+            for signal in HANDLED {
+                libc::sigaddset(&mut set, signal);
+            }
+            if libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor just returned by the kernel, owned by nobody else.
+        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+    }
+
+    /// The descriptor to poll.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// The next pending signal.
+    pub(crate) fn next(&mut self) -> Option<i32> {
+        let mut info = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
+        self.0.read_exact(&mut info).ok()?;
+        // ssi_signo is the first field, a u32 (man signalfd).
+        Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    }
+}
+
+/// Asks the kernel to send SIGHUP when the parent dies, so that the machine dies with what started it.
+pub(crate) fn die_with_parent() {
+    // SAFETY: plain system calls.
+    unsafe {
+        let parent = libc::getppid();
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGHUP);
+        // The parent may have died before the request.
+        if libc::getppid() != parent {
+            libc::raise(libc::SIGHUP);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The user's terminal: raw while the guest has it, as it was before whatever happens.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Mutex;
+
+/// The settings to restore, for the panic hook and for a second guard.
+static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+
+/// Holds the terminal of standard input in raw mode.
+#[derive(Debug)]
+pub(crate) struct RawTerminal(());
+
+impl RawTerminal {
+    /// Switches standard input's terminal to raw mode; `None` when it is no terminal.
+    ///
+    /// # Errors
+    /// The system's reason when the terminal refuses.
+    pub(crate) fn enter() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let saved = get(stdin.as_fd())?;
+        let mut raw = saved;
+        // SAFETY: a plain function on a structure that tcgetattr filled in.
+        unsafe { libc::cfmakeraw(&mut raw) };
+        *lock() = Some(saved);
+        restore_on_panic();
+        set(stdin.as_fd(), &raw)?;
+        Ok(Some(Self(())))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Puts the terminal back, if it was changed.
+pub(crate) fn restore() {
+    if let Some(saved) = lock().take() {
+        // A terminal that is gone needs no restoring.
+        let _ = set(io::stdin().as_fd(), &saved);
+    }
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<libc::termios>> {
+    SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn restore_on_panic() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            restore();
+            previous(info);
+        }));
+    });
+}
+
+fn get(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
+    let mut settings = std::mem::MaybeUninit::uninit();
+    // SAFETY: the pointer is to a structure that the call fills in when it succeeds.
+    if unsafe { libc::tcgetattr(fd.as_raw_fd(), settings.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: filled in by the call above.
+    Ok(unsafe { settings.assume_init() })
+}
+
+fn set(fd: BorrowedFd<'_>, settings: &libc::termios) -> io::Result<()> {
+    // A background process would be stopped by SIGTTOU for this; the guest's output is worth more than the stop.
+    // SAFETY: plain system calls with valid pointers.
+    unsafe {
+        let mut block = std::mem::zeroed::<libc::sigset_t>();
+        let mut before = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut block);
+        libc::sigaddset(&mut block, libc::SIGTTOU);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &block, &mut before);
+        let result = libc::tcsetattr(fd.as_raw_fd(), libc::TCSANOW, settings);
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        if result == 0 { Ok(()) } else { Err(error) }
+    }
+}
+
+/// Rows and columns of the terminal on standard output or input; `None` when neither is one.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    for fd in [libc::STDOUT_FILENO, libc::STDIN_FILENO] {
+        // SAFETY: all-zero is a valid winsize.
+        let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+        // SAFETY: TIOCGWINSZ fills in the structure it is given.
+        if unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) } == 0 && size.ws_row > 0 {
+            return Some((size.ws_row, size.ws_col));
+        }
+    }
+    None
+}
+
+/// What the escape key asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Escape {
+    /// End the machine now.
+    Quit,
+    /// Press the power button.
+    PowerButton,
+    /// Show the keys.
+    Help,
+}
+
+/// Takes the escape key out of typed bytes: Ctrl-A x quits, Ctrl-A p presses the power button, Ctrl-A h shows help,
+/// Ctrl-A Ctrl-A is one Ctrl-A.
+#[derive(Debug, Default)]
+pub(crate) struct EscapeFilter {
+    armed: bool,
+}
+
+/// Ctrl-A, as in QEMU and screen.
+const KEY: u8 = 0x01;
+/// The help for [`Escape::Help`].
+pub(crate) const KEYS: &str = "Ctrl-A x: quit   Ctrl-A p: power button   Ctrl-A Ctrl-A: send Ctrl-A   Ctrl-A h: this line";
+
+impl EscapeFilter {
+    /// Splits `typed` into what the guest gets and what the user asked for.
+    pub(crate) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, Vec<Escape>) {
+        let mut guest = Vec::with_capacity(typed.len());
+        let mut asked = Vec::new();
+        for &byte in typed {
+            if !std::mem::take(&mut self.armed) {
+                self.armed = byte == KEY;
+                if byte != KEY {
+                    guest.push(byte);
+                }
+                continue;
+            }
+            match byte {
+                KEY => guest.push(KEY),
+                b'x' | b'X' => asked.push(Escape::Quit),
+                b'p' | b'P' => asked.push(Escape::PowerButton),
+                b'h' | b'H' | b'?' => asked.push(Escape::Help),
+                other => guest.extend([KEY, other]),
+            }
+        }
+        (guest, asked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_escape_key_works_across_reads_and_can_be_typed() {
+        let mut filter = EscapeFilter::default();
+        assert_eq!(filter.filter(b"ls\r\x01"), (b"ls\r".to_vec(), vec![]));
+        assert_eq!(filter.filter(b"xy"), (b"y".to_vec(), vec![Escape::Quit]));
+        assert_eq!(filter.filter(b"\x01\x01\x01q\x01h"), (b"\x01\x01q".to_vec(), vec![Escape::Help]));
+    }
+
+    #[test]
+    fn every_other_byte_passes() {
+        let all: Vec<u8> = (0..=255).filter(|&b| b != KEY).collect();
+        assert_eq!(EscapeFilter::default().filter(&all), (all.clone(), vec![]));
+    }
+}

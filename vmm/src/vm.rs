@@ -1,0 +1,300 @@
+//! A built machine: start it, watch it, end it.
+//!
+//! Nothing here blocks or owns a loop: the caller polls [`Vm::wake`] together with whatever else it waits for, and
+//! calls [`Vm::check`] when it is readable or when the time that `check` gave has come.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use vsc_devices::console_log::ConsoleLog;
+use vsc_devices::legacy::acpi_pm::AcpiPm;
+use vsc_devices::legacy::serial::Serial;
+use vsc_devices::virtio::console::ConsoleHandle;
+use vsc_devices::virtio::stats::{CounterSnapshot, Counters};
+
+use crate::control::{Control, Stop};
+use crate::io_thread::IoThread;
+use crate::kvm::{KvmVcpu, Machine, VcpuStats};
+use crate::vcpu::{CpuSnapshot, Shared, Sleep, VcpuThread};
+
+/// First and last interval between looks at a machine that makes no exits.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+const LOOK_LAST: Duration = Duration::from_secs(2);
+/// How long a kernel may go on after it printed that it panicked (it may reboot by itself, or dump).
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+/// How long a vCPU may take to answer; a busy host schedules late.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A virtual machine in this process.
+pub struct Vm {
+    // Fields drop in this order: no vCPU runs when the loops end, no loop when memory goes.
+    threads: Vec<VcpuThread>,
+    pub(crate) waiting: Vec<KvmVcpu>,
+    pub(crate) shared: Arc<Shared>,
+    _io: Vec<IoThread>,
+    pub(crate) machine: Machine,
+    pub(crate) console: ConsoleLog,
+    pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
+    pub(crate) resizable: Vec<ConsoleHandle>,
+    pub(crate) power: AcpiPm,
+    pub(crate) counters: Vec<(String, Arc<Counters>)>,
+    pub(crate) stats: Vec<VcpuStats>,
+    pub(crate) boot_deadline: Option<Duration>,
+    pub(crate) marks: Marks,
+    look: Look,
+}
+
+/// Moments of a start, for `--timing`.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    /// The builder began.
+    pub build: Instant,
+    /// KVM was open and memory mapped.
+    pub machine: Instant,
+    /// The kernel was in memory.
+    pub kernel: Instant,
+    /// All devices and vCPUs existed.
+    pub built: Instant,
+    /// The vCPU threads were started.
+    pub started: Option<Instant>,
+}
+
+struct Look {
+    next: Option<Instant>,
+    interval: Duration,
+    exits: u64,
+    panicked: Option<Instant>,
+    alive: bool,
+}
+
+/// Where a run ended, in numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Why it stopped.
+    pub stop: Stop,
+    /// Registers of each vCPU at the end, where they could be had.
+    pub vcpus: Vec<Option<CpuSnapshot>>,
+    /// Exits to this process.
+    pub exits: u64,
+    /// KVM's own counters summed over the vCPUs, when they were asked for.
+    pub kvm: Vec<(String, u64)>,
+    /// Each virtio device's counters.
+    pub devices: Vec<(String, CounterSnapshot)>,
+    /// Whether the guest showed any sign of life.
+    pub alive: bool,
+    /// The kernel's panic message, when one was seen on a console.
+    pub panic: Option<String>,
+    /// Last lines of the console.
+    pub console_tail: Vec<String>,
+}
+
+impl Vm {
+    #[allow(clippy::too_many_arguments, reason = "one caller, the builder, and each part is a different thing")]
+    pub(crate) fn new(
+        waiting: Vec<KvmVcpu>,
+        shared: Arc<Shared>,
+        io: Vec<IoThread>,
+        machine: Machine,
+        console: ConsoleLog,
+        power: AcpiPm,
+        boot_deadline: Option<Duration>,
+        marks: Marks,
+    ) -> Self {
+        Self {
+            threads: Vec::with_capacity(waiting.len()),
+            waiting,
+            shared,
+            _io: io,
+            machine,
+            console,
+            serials: Vec::new(),
+            resizable: Vec::new(),
+            power,
+            counters: Vec::new(),
+            stats: Vec::new(),
+            boot_deadline,
+            marks,
+            look: Look {
+                next: None,
+                interval: LOOK_FIRST,
+                exits: 0,
+                panicked: None,
+                alive: false,
+            },
+        }
+    }
+
+    /// Opens KVM's counters, to appear in the report. Before [`Vm::start`].
+    pub fn count_exits(&mut self) {
+        self.stats = self.waiting.iter().filter_map(KvmVcpu::stats).collect();
+    }
+
+    /// Starts the vCPUs.
+    ///
+    /// # Errors
+    /// The system's reason when a thread cannot be had; the machine is then stopped.
+    pub fn start(&mut self) -> std::io::Result<()> {
+        for vcpu in self.waiting.drain(..) {
+            match VcpuThread::spawn(Box::new(vcpu), self.shared.clone()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(e) => {
+                    self.shared.control.stop(Stop::Requested);
+                    return Err(e);
+                }
+            }
+        }
+        let now = Instant::now();
+        self.marks.started = Some(now);
+        self.look.next = Some(now + self.look.interval);
+        Ok(())
+    }
+
+    /// Readable when the machine has stopped.
+    pub fn wake(&self) -> RawFd {
+        self.shared.control.wake().as_raw_fd()
+    }
+
+    /// Looks after the machine: notices silence, panics and sleep without end. Returns when to look again, or `None`
+    /// once the machine has stopped.
+    pub fn check(&mut self, now: Instant) -> Option<Instant> {
+        let control = self.shared.control.clone();
+        if control.stopping() {
+            return None;
+        }
+        self.watch_panic(now, &control);
+        self.watch_life(now, &control);
+        if self.look.next.is_some_and(|at| at <= now) {
+            self.watch_sleep(&control);
+            self.look.interval = (self.look.interval * 2).min(LOOK_LAST);
+            self.look.next = Some(now + self.look.interval);
+        }
+        if control.stopping() {
+            return None;
+        }
+        let deadline = self.life_deadline().filter(|_| !self.look.alive);
+        [self.look.next, deadline, self.look.panicked.map(|t| t + AFTER_PANIC)].into_iter().flatten().min()
+    }
+
+    fn watch_panic(&mut self, now: Instant, control: &Control) {
+        if self.look.panicked.is_none() && self.console.panic().is_some() {
+            self.look.panicked = Some(now);
+        }
+        if self.look.panicked.is_some_and(|t| now >= t + AFTER_PANIC) {
+            control.stop(Stop::Panic);
+        }
+    }
+
+    fn life_deadline(&self) -> Option<Instant> {
+        Some(self.marks.started? + self.boot_deadline?)
+    }
+
+    fn watch_life(&mut self, now: Instant, control: &Control) {
+        if !self.look.alive {
+            self.look.alive = self.console.total() > 0 || self.counters.iter().any(|(_, c)| c.snapshot().activations > 0);
+        }
+        if !self.look.alive && self.life_deadline().is_some_and(|at| now >= at) {
+            control.stop(Stop::NoLife);
+        }
+    }
+
+    fn watch_sleep(&mut self, control: &Control) {
+        let exits = self.exits();
+        if exits != self.look.exits {
+            self.look.exits = exits;
+            return;
+        }
+        let asleep = |t: &VcpuThread| {
+            t.snapshot(PATIENCE).is_some_and(|s| matches!(s.sleep, Sleep::Forever | Sleep::NotStarted))
+        };
+        if self.threads.iter().all(asleep) {
+            control.stop(Stop::Halted);
+        }
+        // The look itself made exits.
+        self.look.exits = self.exits();
+    }
+
+    fn exits(&self) -> u64 {
+        self.threads.iter().map(|t| t.counters.total()).sum()
+    }
+
+    /// The guest's console so far.
+    pub fn console(&self) -> &ConsoleLog {
+        &self.console
+    }
+
+    /// Moments of the start.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// Presses the power button. Returns whether the guest listens to it.
+    pub fn press_power_button(&self) -> bool {
+        self.power.press_power_button();
+        self.power.listens()
+    }
+
+    /// Tells the guest the size of its terminal, in characters.
+    pub fn resize_consoles(&self, rows: u16, columns: u16) {
+        for console in &self.resizable {
+            console.resize(rows, columns);
+        }
+    }
+
+    /// Ends the machine; the reason is [`Stop::Requested`] unless it had another already.
+    pub fn stop(&self) {
+        self.shared.control.stop(Stop::Requested);
+    }
+
+    /// Joins the vCPU threads of a stopped machine and reports.
+    pub fn finish(&mut self) -> Report {
+        self.stop();
+        for thread in &self.threads {
+            thread.kick();
+        }
+        for thread in &mut self.threads {
+            thread.join();
+        }
+        for serial in &self.serials {
+            // What a slow reader has not taken by then it does not want.
+            serial.lock().unwrap_or_else(PoisonError::into_inner).finish(PATIENCE);
+        }
+        let alive = self.look.alive || self.console.total() > 0;
+        Report {
+            stop: self.shared.control.reason().unwrap_or(Stop::Requested),
+            vcpus: self.threads.iter().map(|t| t.snapshot(Duration::ZERO)).collect(),
+            exits: self.exits(),
+            kvm: self.kvm_counters(),
+            devices: self.counters.iter().map(|(name, c)| (name.clone(), c.snapshot())).collect(),
+            alive,
+            panic: self.console.panic(),
+            console_tail: self.console.last_lines(20),
+        }
+    }
+
+    fn kvm_counters(&self) -> Vec<(String, u64)> {
+        let mut sums: Vec<(String, u64)> = Vec::new();
+        for (name, value) in self.stats.iter().filter_map(|s| s.read().ok()).flatten() {
+            match sums.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, sum)) => *sum += value,
+                None => sums.push((name, value)),
+            }
+        }
+        sums
+    }
+
+    /// The machine's memory, for embedders.
+    pub fn memory(&self) -> &vsc_devices::Memory {
+        self.machine.memory()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in &mut self.threads {
+            thread.join();
+        }
+    }
+}

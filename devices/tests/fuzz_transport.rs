@@ -76,7 +76,7 @@ fn address() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => (1u64..0x30).prop_map(|page| page * 0x1000),
         4 => prop_oneof![Just(0x8000u64), Just(0x9000u64)],
-        2 => (1u64..0x3_0000),
+        2 => 1u64..0x3_0000,
         1 => (1u64..200).prop_map(|n| END - n),
         1 => (0u64..64).prop_map(|n| (32 << 20) - 32 + n),
         1 => Just(0),

@@ -84,7 +84,8 @@ pub trait Device: Send {
     /// # Errors
     /// A reason in words; the device then goes to DEVICE_NEEDS_RESET.
     fn activate(&mut self, activation: Activation, watch: &mut dyn Watch) -> Result<(), String>;
-    /// The driver kicked queue `index`.
+    /// The driver kicked queue `index`. Serve it until [`VirtQueue::rearm`] says that nothing is left, or come back
+    /// to it on an event: this is not called again for buffers that were there already.
     fn kick(&mut self, index: u16, watch: &mut dyn Watch);
     /// A watched descriptor is ready. `hangup` is set when its peer is gone.
     fn event(&mut self, token: u32, ready: Interest, hangup: bool, watch: &mut dyn Watch) {

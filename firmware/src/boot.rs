@@ -527,4 +527,5 @@ fn write_page_tables(memory: &Memory, entry: u64) -> Result<(), BootError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

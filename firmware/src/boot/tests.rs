@@ -191,7 +191,7 @@ fn bzimage_header_is_kept() {
         .unwrap();
     assert_eq!(
         second,
-        layout::PAGE_DIRECTORIES + 0x1000 | TABLE,
+        (layout::PAGE_DIRECTORIES + 0x1000) | TABLE,
         "an entry above 1 GiB is mapped"
     );
 }

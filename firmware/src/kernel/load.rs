@@ -108,9 +108,9 @@ fn next_zero_run(data: &[u8], start: usize) -> usize {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    // Most pages show their colour in the first bytes.
-    page.chunks(64)
-        .all(|chunk| chunk.iter().fold(0, |sum, byte| sum | byte) == 0)
+    // A comparison of slices is the fastest loop there is for this: the C library's.
+    const ZEROS: [u8; PAGE] = [0; PAGE];
+    page == &ZEROS[..page.len()]
 }
 
 fn put_all(memory: &Memory, address: u64, data: &[u8]) -> Result<(), KernelError> {
@@ -420,6 +420,7 @@ fn move_order(mut moves: Vec<(Range<usize>, usize)>) -> Option<Vec<(Range<usize>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -15,8 +15,10 @@ const BLOCK_MAX: usize = 8 << 20;
 /// Most bytes a compressed block has: `LZ4_COMPRESSBOUND(8 MiB)`. A larger "size" ends the stream: the Linux build
 /// appends the uncompressed size there.
 const BLOCK_BOUND: usize = BLOCK_MAX + BLOCK_MAX / 255 + 16;
-/// Bytes past the current position that a short sequence may overwrite with garbage.
+/// Bytes past the current position that [`short_sequences`] may have overwritten with garbage.
 const WILD: usize = 64;
+/// Bytes that [`short_sequences`] keeps between itself and the ends.
+const MARGIN: usize = 1024;
 /// Shortest run of zeros left unwritten.
 const HOLE_MIN: usize = 64 << 10;
 
@@ -186,8 +188,9 @@ fn repeat(
     }
 }
 
-/// Decodes sequences of fewer than 15 literals and matches of at most 18 bytes, at least 16 bytes back, as long as
-/// nothing can go out of bounds. `NEAR`: a match could still point before the block.
+/// Decodes sequences whose lengths take at most one extension byte and whose matches are at least 8 bytes back, as long
+/// as nothing can go out of bounds; the others are left to the caller. `NEAR`: a match could still point before the
+/// block.
 #[inline(always)]
 fn short_sequences<const NEAR: bool>(
     input: &[u8],
@@ -195,59 +198,115 @@ fn short_sequences<const NEAR: bool>(
     mut i: usize,
     mut o: usize,
 ) -> (usize, usize) {
-    /// Most input of a short sequence, with the excess that a 16-byte load takes: token, 14 literals, offset < 1 + 16 + 2.
-    const IN: usize = 1 + 14 + 2;
-    /// Most output of one: 14 literals and 18 matched bytes.
-    const OUT: usize = 14 + 18;
     let source = input.as_ptr();
     let target = out.as_mut_ptr();
-    loop {
-        let by_input = input.len().saturating_sub(i + WILD) / IN;
-        let by_output = out.len().saturating_sub(o + WILD) / OUT;
+    'budget: loop {
+        // Sequences without extension bytes take at most 17 bytes of input (token, 14 literals, offset) and 32 of
+        // output (14 + 18): so many may follow without looking at the bounds.
+        let by_input = input.len().saturating_sub(i + MARGIN) >> 5;
+        let by_output = out.len().saturating_sub(o + MARGIN) >> 5;
         let mut rounds = by_input.min(by_output);
         if NEAR {
-            rounds = rounds.min((0xffff_usize.saturating_sub(o)) / OUT + 1);
-        }
-        if rounds == 0 {
-            return (i, o);
+            if o >= 0xffff {
+                return (i, o);
+            }
+            rounds = rounds.min(64);
         }
         while rounds != 0 {
-            // SAFETY: `rounds` sequences take at most IN bytes of input and OUT bytes of output each, and WILD more are
-            // there for what 16-byte loads and stores take too much; so every access below is inside `input` or `out`.
-            // A match begins inside `out`: with NEAR it is compared, without it `o` is at least 0xffff, the greatest
-            // offset.
+            rounds -= 1;
+            // SAFETY: at least MARGIN bytes of input and output lie ahead here. With one extension byte for each length, a
+            // sequence takes at most 1 + 1 + 269 + 2 + 1 = 274 bytes of input and gives 269 + 273 = 542 of output, and
+            // 16-byte loads and stores exceed either by less than 32: so every access is inside `input` or `out`. A match
+            // begins inside `out`: with NEAR that is compared, without it `o` is at least 0xffff, the greatest offset.
             unsafe {
                 let token = *source.add(i);
-                let literals = usize::from(token >> 4);
+                let mut literals = usize::from(token >> 4);
+                let mut from = source.add(i + 1);
                 if literals == 15 {
-                    return (i, o);
+                    let more = *from;
+                    if more == 255 {
+                        return (i, o);
+                    }
+                    literals += usize::from(more);
+                    from = from.add(1);
+                    copy::<16>(
+                        from.add(16),
+                        target.add(o + 16),
+                        literals.saturating_sub(16),
+                    );
                 }
-                let value = source.add(i + 1).cast::<[u8; 16]>().read();
-                let offset =
-                    usize::from(source.add(i + 1 + literals).cast::<u16>().read_unaligned());
-                let length = usize::from(token & 15);
+                target
+                    .add(o)
+                    .cast::<[u8; 16]>()
+                    .write(from.cast::<[u8; 16]>().read());
+                let mut next = from.add(literals);
                 let at = o + literals;
-                if length == 15 || offset < 16 || (NEAR && offset > at) {
+                let offset = usize::from(next.cast::<u16>().read_unaligned());
+                next = next.add(2);
+                if NEAR && offset > at {
                     return (i, o);
                 }
-                target.add(o).cast::<[u8; 16]>().write(value);
-                let from = target.add(at - offset);
-                let first = from.cast::<[u8; 16]>().read();
-                target.add(at).cast::<[u8; 16]>().write(first);
-                let last = from.add(16).cast::<[u8; 2]>().read();
-                target.add(at + 16).cast::<[u8; 2]>().write(last);
-                i += literals + 3;
-                o = at + length + 4;
+                let length = usize::from(token & 15);
+                let to = target.add(at);
+                let from = to.sub(offset);
+                if length != 15 && offset >= 16 {
+                    to.cast::<[u8; 16]>().write(from.cast::<[u8; 16]>().read());
+                    to.add(16)
+                        .cast::<[u8; 2]>()
+                        .write(from.add(16).cast::<[u8; 2]>().read());
+                    i = next.offset_from_unsigned(source);
+                    o = at + length + 4;
+                    if literals > 14 {
+                        continue 'budget;
+                    }
+                    continue;
+                }
+                let mut length = length + 4;
+                if length == 19 {
+                    let more = *next;
+                    if more == 255 {
+                        return (i, o);
+                    }
+                    length += usize::from(more);
+                    next = next.add(1);
+                }
+                if offset >= 16 {
+                    copy::<16>(from, to, length);
+                } else if offset >= 8 {
+                    copy::<8>(from, to, length);
+                } else {
+                    return (i, o);
+                }
+                i = next.offset_from_unsigned(source);
+                o = at + length;
+                continue 'budget;
             }
-            rounds -= 1;
         }
-        if NEAR && o >= 0xffff {
+        if by_input == 0 || by_output == 0 {
             return (i, o);
         }
     }
 }
 
+/// Copies `length` bytes in steps of N, up to N - 1 too many.
+///
+/// # Safety
+/// `length + N - 1` bytes must be readable and writable; the two may overlap by no less than N bytes of distance.
+#[inline(always)]
+unsafe fn copy<const N: usize>(mut from: *const u8, mut to: *mut u8, length: usize) {
+    let mut left = length;
+    while left != 0 {
+        // SAFETY: as promised by the caller; each step is inside the `length` bytes rounded up to N.
+        unsafe {
+            to.cast::<[u8; N]>().write(from.cast::<[u8; N]>().read());
+            (from, to) = (from.add(N), to.add(N));
+        }
+        left = left.saturating_sub(N);
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

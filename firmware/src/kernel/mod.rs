@@ -19,6 +19,7 @@ mod ranges;
 mod sniff;
 mod source;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use error::KernelError;
@@ -434,26 +435,20 @@ fn flavour_of<'a>(
     }
 }
 
-/// First occurrence of `needle`.
+/// First occurrence of `needle` (of at most 255 bytes), by the last byte of each candidate (Horspool 1980).
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    let (first, last) = (*needle.first()?, *needle.last()?);
-    let gap = needle.len() - 1;
-    let starts = haystack.len().checked_sub(gap)?;
-    // 32 candidates at a time, first and last byte compared: the compiler makes vector code of it.
-    let mut at = 0;
-    while at < starts {
-        let n = (starts - at).min(32);
-        let (heads, tails) = (&haystack[at..at + n], &haystack[at + gap..at + gap + n]);
-        if heads.iter().zip(tails).fold(0u8, |hit, (&a, &b)| {
-            hit | (u8::from(a == first) & u8::from(b == last))
-        }) != 0
-        {
-            let hit = (at..at + n).find(|&start| haystack[start..].starts_with(needle));
-            if hit.is_some() {
-                return hit;
-            }
+    let last = needle.len().checked_sub(1)?;
+    let len = u8::try_from(needle.len()).ok()?;
+    let mut skip = [len; 256];
+    for (left, &byte) in (1..len).rev().zip(needle) {
+        skip[usize::from(byte)] = left;
+    }
+    let mut end = last;
+    while let Some(&byte) = haystack.get(end) {
+        if byte == needle[last] && haystack[..end].ends_with(&needle[..last]) {
+            return Some(end - last);
         }
-        at += n;
+        end += usize::from(skip[usize::from(byte)]);
     }
     None
 }

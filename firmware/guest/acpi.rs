@@ -57,6 +57,7 @@ impl Acpi {
                 base: 0,
                 size: 0,
                 gsi: 0,
+                level: false,
             }; MMIO_DEVICES],
             mmio_count: 0,
             names: [[0; 4]; 16],
@@ -245,6 +246,7 @@ impl Acpi {
                     base: word(memory, 4),
                     size: word(memory, 8),
                     gsi: word(interrupt, 5) as u32,
+                    level: interrupt[3] & 2 == 0,
                 };
                 self.mmio_count += 1;
             }

@@ -94,7 +94,7 @@ impl Clock {
         out.info("tsc", text!("{} kHz, says {}", self.tsc_khz, self.source));
         out.result(text!("timer.tsc"), Self::monotonic());
         out.result(text!("timer.pm"), self.pm_timer(acpi));
-        out.result(text!("timer.pit"), Self::pit());
+        out.result(text!("timer.pit"), self.pit());
     }
 
     fn monotonic() -> Outcome {
@@ -125,7 +125,7 @@ impl Clock {
         Ok(text!("port {:#x}, TSC {measured} kHz by it", acpi.pm_timer))
     }
 
-    fn pit() -> Outcome {
+    fn pit(&self) -> Outcome {
         // Channel 2, mode 0, gate on, speaker off: its output shows at port 0x61 bit 5 (8254).
         let before = inb(0x61);
         if before == 0xff {
@@ -144,10 +144,11 @@ impl Clock {
             pause();
         }
         outb(0x61, before);
-        Ok(text!(
-            "1 ms took {} thousand cycles",
-            (tsc() - start) / 1000
-        ))
+        let took = self.microseconds(tsc() - start);
+        if took < 500 {
+            skip!("none: bit 5 of port 0x61 is set after {took} us instead of 1000")
+        }
+        Ok(text!("1 ms took {took} us"))
     }
 
     /// Date and time are plausible, and the update flag is not stuck.

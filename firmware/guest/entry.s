@@ -80,6 +80,12 @@ tss_end:
 
 .section .bss.entry, "aw", @nobits
 .balign 4
+.global acknowledge
+acknowledge:
+    .skip 4
+.global acknowledged
+acknowledged:
+    .skip 4
 .global kernel_target
 kernel_target:
     .skip 4
@@ -163,7 +169,15 @@ interrupt_stubs:
     .endr
 interrupt:
     incl interrupts(, %rax, 4)
-    movl $0xfee000b0, %eax              # end of interrupt (SDM 3, 11.8.5)
+    movl acknowledge, %eax              # a virtio-mmio device: take back its (level) interrupt before the next
+    testl %eax, %eax
+    jz 1f
+    pushq %rbx
+    movl 0x60(%rax), %ebx
+    movl %ebx, 0x64(%rax)
+    orl %ebx, acknowledged
+    popq %rbx
+1:  movl $0xfee000b0, %eax              # end of interrupt (SDM 3, 11.8.5)
     movl $0, (%rax)
     popq %rax
 .global spurious_stub
@@ -204,6 +218,15 @@ kernel_cli:
 kernel_rdmsr:
     rdmsr
     ret
+.global kernel_cpuid
+kernel_cpuid:
+    pushq %rbx
+    movl %esi, %eax
+    cpuid
+    movl %ebx, %esi
+    popq %rbx
+    ret
+
 # Application processors start here in real mode, copied to a page below 1 MiB: no address of its own.
 .code16
 .global trampoline

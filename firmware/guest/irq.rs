@@ -4,10 +4,11 @@ use crate::acpi::Acpi;
 use crate::clock::Clock;
 use crate::out::{Out, Outcome, Problem, ensure, fail, skip, text};
 use crate::sys::{
-    FIRST_VECTOR, allow_interrupts, interrupt_count, map, pause, rdmsr, read, tsc, write,
+    FIRST_VECTOR, acknowledge_at, allow_interrupts, interrupt_count, map, pause, rdmsr, read, tsc,
+    write,
 };
 use crate::virtio::queue::{from, into};
-use crate::virtio::{Device, ID_BLOCK, ID_RNG, INTERRUPT_ACK, INTERRUPT_STATUS};
+use crate::virtio::{Device, ID_BLOCK, ID_RNG, INTERRUPT_STATUS};
 use crate::{arena, virtio};
 
 // SDM 3, 11.4.1 (local APIC registers); 82093AA (I/O APIC).
@@ -140,7 +141,7 @@ fn timer(clock: &Clock) -> Outcome {
     Ok(text!("100000 ticks in {took} us, and from hlt"))
 }
 
-/// Edge-triggered, as Linux takes virtio-mmio lines from its command line.
+/// Edge-triggered unless the DSDT says otherwise, as Linux takes virtio-mmio lines of its command line.
 fn line(device: Device, clock: &Clock, apic: IoApic) -> Outcome {
     let mut device = device;
     let vector = FIRST_VECTOR;
@@ -158,7 +159,9 @@ fn line(device: Device, clock: &Clock, apic: IoApic) -> Outcome {
         skip!("{} answers nothing unasked", virtio::name(device.id))
     }
     apic.write(entry + 1, read::<u32>(LAPIC + 0x20) & 0xff00_0000);
-    apic.write(entry, vector.into());
+    let level = if device.level { 1 << 15 } else { 0 };
+    acknowledge_at(device.base as u32);
+    apic.write(entry, u32::from(vector) | level);
     let outcome = (|| {
         let mut worst = 0;
         for round in 0..3 {
@@ -183,12 +186,11 @@ fn line(device: Device, clock: &Clock, apic: IoApic) -> Outcome {
                 pause();
             }
             worst = worst.max(clock.microseconds(tsc() - start));
-            let status = device.get(INTERRUPT_STATUS);
+            let status = acknowledge_at(device.base as u32);
             ensure!(
                 status & 1 != 0,
-                "InterruptStatus {status:#x} after an interrupt"
+                "InterruptStatus {status:#x} during an interrupt"
             );
-            device.set(INTERRUPT_ACK, status);
             ensure!(
                 device.get(INTERRUPT_STATUS) == 0,
                 "InterruptStatus stays after its acknowledgement"
@@ -212,10 +214,12 @@ fn line(device: Device, clock: &Clock, apic: IoApic) -> Outcome {
         }
         let unasked = interrupt_count(vector) - before;
         Ok(text!(
-            "gsi {}, slowest {worst} us, {unasked} unasked",
-            device.gsi
+            "gsi {} {}, slowest {worst} us, {unasked} unasked",
+            device.gsi,
+            if device.level { "level" } else { "edge" }
         ))
     })();
     apic.write(entry, MASKED);
+    acknowledge_at(0);
     outcome
 }

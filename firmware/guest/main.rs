@@ -154,7 +154,12 @@ fn tests(world: &mut World) {
         out.result(text!("acpi"), tables);
         acpi.all(out);
     }
-    clock.find(acpi);
+    let timed = ["rtc", "timer", "irq", "vcon"]
+        .iter()
+        .any(|t| params.has(t));
+    if timed || params.blk != 0 || params.send > 0 {
+        clock.find(acpi);
+    }
     if params.has("console") {
         out.result(text!("uart"), uart::all());
     }
@@ -238,7 +243,8 @@ fn find_devices(out: &mut Out, params: &Params, acpi: &acpi::Acpi, devices: &mut
                     place.gsi
                 );
             }
-            Device::probe(place.base, place.gsi)
+            let level = declared.iter().any(|d| d.base == place.base && d.level);
+            Device::probe(place.base, place.gsi, level)
         })();
         match outcome {
             Ok(device) if device.id == 0 => {}

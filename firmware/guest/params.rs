@@ -27,6 +27,8 @@ pub struct Mmio {
     pub base: u64,
     pub size: u64,
     pub gsi: u32,
+    /// Level-triggered. Only the DSDT says so.
+    pub level: bool,
 }
 
 pub struct Params {
@@ -87,6 +89,7 @@ impl Params {
                 base: 0,
                 size: 0,
                 gsi: 0,
+                level: false,
             }; MMIO_DEVICES],
             mmio_count: 0,
         }
@@ -188,6 +191,7 @@ impl Params {
                     size: number(&text[..at])?,
                     base: number(rest.next()?)?,
                     gsi: number(rest.next()?)?.try_into().ok()?,
+                    level: false,
                 };
                 if device.base % 4 != 0 || device.base >= 1 << 39 {
                     return None;

@@ -35,7 +35,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 /// Where entry.s brings each application processor, at CPL 3.
 #[unsafe(no_mangle)]
 extern "C" fn ap_main() -> ! {
-    LAST_ID.store(cpuid(1, 0).ebx >> 24, Ordering::SeqCst);
+    LAST_ID.store(read::<u32>(LAPIC + 0x20) >> 24, Ordering::SeqCst);
     ONLINE.fetch_add(1, Ordering::SeqCst);
     while GO.load(Ordering::Acquire) == 0 {
         pause();

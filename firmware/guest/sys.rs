@@ -1,7 +1,7 @@
 //! What the processor offers: ports, registers of devices, counters, tables, and the way to CPL 0.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use core::arch::x86_64::{_rdtsc, CpuidResult};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
@@ -17,6 +17,9 @@ unsafe extern "C" {
     static kernel_sti: u8;
     static kernel_cli: u8;
     static kernel_rdmsr: u8;
+    static kernel_cpuid: u8;
+    static mut acknowledge: u32;
+    static mut acknowledged: u32;
     static image_end: u8;
 }
 
@@ -88,8 +91,28 @@ pub fn tsc() -> u64 {
     // SAFETY: CR4.TSD is clear.
     unsafe { _rdtsc() }
 }
+/// CPUID at CPL 0: software paging hosts cannot intercept it at CPL 3, where it would tell of the host's processor.
+/// Only on the first processor.
 pub fn cpuid(leaf: u32, sub: u32) -> CpuidResult {
-    __cpuid_count(leaf, sub)
+    let (eax, ebx, ecx, edx): (u32, u32, u32, u32);
+    // SAFETY: kernel_cpuid changes the registers named here and no other.
+    unsafe {
+        core::ptr::addr_of_mut!(kernel_target)
+            .write_volatile(core::ptr::addr_of!(kernel_cpuid) as u32);
+        asm!("ud2", out("eax") eax, inout("esi") leaf => ebx, inout("ecx") sub => ecx, out("edx") edx);
+    }
+    CpuidResult { eax, ebx, ecx, edx }
+}
+/// Lets interrupt handlers acknowledge at this virtio-mmio device (0: none); the status bits they saw since the last
+/// call.
+pub fn acknowledge_at(base: u32) -> u32 {
+    // SAFETY: two words of entry.s; a handler that comes in between only adds bits.
+    unsafe {
+        core::ptr::addr_of_mut!(acknowledge).write_volatile(base);
+        let seen = core::ptr::addr_of!(acknowledged).read_volatile();
+        core::ptr::addr_of_mut!(acknowledged).write_volatile(0);
+        seen
+    }
 }
 pub fn pause() {
     core::hint::spin_loop();

@@ -27,7 +27,6 @@ pub const QUEUE_NUM: u64 = 0x038;
 pub const QUEUE_READY: u64 = 0x044;
 pub const QUEUE_NOTIFY: u64 = 0x050;
 pub const INTERRUPT_STATUS: u64 = 0x060;
-pub const INTERRUPT_ACK: u64 = 0x064;
 pub const STATUS: u64 = 0x070;
 pub const QUEUE_DESC: u64 = 0x080;
 pub const QUEUE_DRIVER: u64 = 0x090;
@@ -56,6 +55,8 @@ pub const ID_RNG: u32 = 4;
 pub struct Device {
     pub base: u64,
     pub gsi: u32,
+    /// Its interrupt is level-triggered.
+    pub level: bool,
     pub id: u32,
     pub features: u64,
     /// What was agreed on by the last `open`.
@@ -64,11 +65,12 @@ pub struct Device {
 
 impl Device {
     /// Looks at a register file; `Ok` with `id` 0 is an empty slot.
-    pub fn probe(base: u64, gsi: u32) -> Result<Self, Problem> {
+    pub fn probe(base: u64, gsi: u32, level: bool) -> Result<Self, Problem> {
         ensure!(map(base), "cannot map {base:#x}");
         let mut device = Self {
             base,
             gsi,
+            level,
             id: 0,
             features: 0,
             agreed: 0,

@@ -1,6 +1,8 @@
 //! virtio-blk on real image files, on a loop of its own: integrity against a model with many requests in flight, every
 //! cache mode, both engines, and resets in the middle of it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

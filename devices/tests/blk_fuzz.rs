@@ -1,6 +1,8 @@
 //! Hostile requests: whatever a driver puts into headers, descriptors and rings, the disk neither panics nor hangs,
 //! stays inside its image, and works again after a reset.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::{Arc, Mutex};
 use std::{io, os::fd::RawFd};
 

@@ -104,9 +104,15 @@ impl Uring {
     }
 
     fn collect(&mut self) {
-        let done = self.ring.completion();
-        self.early
-            .extend(done.map(|c| (c.user_data() as u32, c.result())));
+        loop {
+            let done = self.ring.completion();
+            self.early
+                .extend(done.map(|c| (c.user_data() as u32, c.result())));
+            // More in flight than the ring has room for: the kernel keeps the rest until it is asked.
+            if !self.ring.submission().cq_overflow() || self.ring.submit_and_wait(0).is_err() {
+                return;
+            }
+        }
     }
 
     pub(super) fn reap(&mut self, out: &mut Vec<Outcome>) {

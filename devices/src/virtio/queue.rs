@@ -5,16 +5,19 @@
 //! (VIRTIO 2.1.2), and nothing more is taken from the queue or put on it.
 //!
 //! The usual shape of a device's `kick`:
-//! ```ignore
-//! queue.suppress();
-//! loop {
-//!     while queue.pop(&mut self.chain) {
-//!         let written = …;
-//!         queue.push(self.chain.head, written);
-//!     }
-//!     queue.notify();
-//!     if !queue.rearm() {
-//!         break;
+//! ```
+//! # use vsc_devices::virtio::{Chain, VirtQueue};
+//! fn kick(queue: &mut VirtQueue, chain: &mut Chain) {
+//!     queue.suppress();
+//!     loop {
+//!         while queue.pop(chain) {
+//!             let written = queue.write_to(&chain.writable, 0, b"what was asked for");
+//!             queue.push(chain.head, written as u32);
+//!         }
+//!         queue.notify();
+//!         if !queue.rearm() {
+//!             break;
+//!         }
 //!     }
 //! }
 //! ```

@@ -1,4 +1,5 @@
 //! Archives and images, checked with cpio(1), which knows nothing of this crate.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -2,6 +2,7 @@
 //! `vsc.ctl`, the standard streams, the console, images built by this crate.
 //!
 //! Needs qemu-system-x86_64, and a kernel: `$VSC_TEST_KERNEL`, else `../shared/kernels/bzImage-min`.
+#![allow(clippy::unwrap_used)]
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,4 +1,5 @@
 //! The dependencies that we find are those that the loader itself finds, for the programs of this host.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

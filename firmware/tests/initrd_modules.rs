@@ -1,5 +1,6 @@
 //! Kernel modules: made-up trees for every rule, and Debian's real ones against kmod where they are at hand
 //! (`$VSC_TEST_KERNEL_PACKAGE`: a directory where a linux-image package was unpacked with `dpkg -x`).
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use super::matching::{matches, nearest};
 use super::{normalize, soft_dependencies};
 use crate::initrd::modinfo::ModInfo;

@@ -101,8 +101,13 @@ impl Guest {
     }
 
     fn boot_kernel(linux: &Path, initrd: &[u8], cmdline: &str) -> Self {
+        Self::boot_with(linux, initrd, cmdline, &[])
+    }
+
+    fn boot_with(linux: &Path, initrd: &[u8], cmdline: &str, extra: &[&str]) -> Self {
         let place = Place::new();
         let mut command = qemu(linux, &place, initrd, cmdline);
+        command.args(extra);
         command.args(["-device", "virtio-serial-pci"]);
         let listeners = ["ctl", "stdin", "stdout", "stderr"].map(|name| {
             let socket = place.0.join(name);
@@ -547,4 +552,158 @@ fn debians_kernel_gets_its_modules_before_the_command() {
             "no {module} in {text}"
         );
     }
+}
+
+/// The terminal is hvc0: a console port beside `vsc.ctl`. What arrives there is read in `reader`'s thread.
+fn with_terminal(
+    initrd: &[u8],
+    cmdline: &str,
+) -> (Child, BufReader<UnixStream>, UnixStream, Place) {
+    let place = Place::new();
+    let mut command = qemu(&test_kernel(), &place, initrd, cmdline);
+    command.args(["-device", "virtio-serial-pci"]);
+    let [control, terminal] = [
+        ("ctl", "virtserialport,chardev=ctl,name=vsc.ctl"),
+        ("tty", "virtconsole,chardev=tty,name=vsc.tty"),
+    ]
+    .map(|(name, device)| {
+        let socket = place.0.join(name);
+        let listener = UnixListener::bind(&socket).unwrap();
+        command.args([
+            "-chardev",
+            &format!("socket,id={name},path={}", socket.display()),
+        ]);
+        command.args(["-device", device]);
+        listener
+    });
+    let qemu = command
+        .stdin(Process::null())
+        .stdout(Process::null())
+        .spawn()
+        .unwrap();
+    let control = BufReader::new(control.accept().unwrap().0);
+    let terminal = terminal.accept().unwrap().0;
+    (qemu, control, terminal, place)
+}
+
+fn read_until(stream: &mut UnixStream, end: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !seen.ends_with(end.as_bytes()) {
+        assert!(
+            stream.read(&mut byte).unwrap() == 1,
+            "no {end:?} in {:?}",
+            String::from_utf8_lossy(&seen)
+        );
+        seen.push(byte[0]);
+    }
+    String::from_utf8_lossy(&seen).replace('\r', "")
+}
+
+#[test]
+fn a_terminal_has_a_size_job_control_and_loses_nothing() {
+    let script = "tty; stty size; trap 'stty size; exit 9' WINCH; echo go; read x; sleep 1000";
+    let mut asked = spec(&["sh", "-c", script]);
+    (asked.stdio, asked.rows, asked.columns) = (Stdio::Terminal, 33, 101);
+    let (mut qemu, mut control, mut terminal, _place) =
+        with_terminal(&with_busybox(asked), "rdinit=/vsc/init");
+    let text = read_until(&mut terminal, "go\r\n");
+    assert_eq!(text, "/dev/hvc0\n33 101\ngo\n");
+    control.get_mut().write_all(b"winsize 44 88\n").unwrap();
+    let mut rest = String::new();
+    terminal.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "44 88\r\n");
+    let lines: Vec<String> = control.lines().map(Result::unwrap).collect();
+    assert_eq!(
+        lines.last().map(String::as_str),
+        Some("exit 9"),
+        "{lines:?}"
+    );
+    assert!(qemu.wait().unwrap().success());
+
+    // The streams of an image that does not say: the port's name decides.
+    let image = TinyImage {
+        run: Some("sleep 1000".into()),
+        search: path(),
+        ..TinyImage::default()
+    };
+    let (mut qemu, control, mut terminal, _place) =
+        with_terminal(&image.build().unwrap().bytes, "");
+    let mut lines = control.lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    assert!(
+        lines
+            .next()
+            .is_some_and(|line| line.starts_with("started "))
+    );
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(lines.next().as_deref(), Some("signal 2"));
+    assert!(qemu.wait().unwrap().success());
+}
+
+#[test]
+fn a_disk_becomes_the_root_and_is_clean_afterwards() {
+    let place = Place::new();
+    let tree = place.0.join("tree");
+    fs::create_dir_all(tree.join("bin")).unwrap();
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+    fs::write(tree.join("here"), "on the disk\n").unwrap();
+    let disk = place.0.join("disk");
+    let tree = tree.to_str().unwrap();
+    let made = Command::new("/sbin/mkfs.ext4")
+        .args(["-q", "-d", tree, disk.to_str().unwrap(), "16M"])
+        .status();
+    assert!(made.expect("apt install e2fsprogs").success());
+
+    let script = "cat /here; echo new > /new; grep -c ' / ext4 ' /proc/mounts; ls -d /dev/null /proc/1 /sys/class /tmp";
+    let mut asked = spec(&["/bin/busybox", "sh", "-c", script]);
+    asked.env = vec![b"PATH=/bin".to_vec()];
+    asked.root = Some(vsc_firmware::init::spec::Root {
+        device: b"/dev/vda".to_vec(),
+        fstype: Vec::new(),
+        options: b"rw,noatime,data=ordered".to_vec(),
+    });
+    // `cat` and others are the shell's own.
+    let segment = overlay_segment(&Overlay {
+        spec: asked,
+        ..Overlay::default()
+    })
+    .unwrap();
+    let drive = format!("file={},format=raw,if=virtio", disk.display());
+    let mut guest = Guest::boot_with(
+        &test_kernel(),
+        &segment,
+        "rdinit=/vsc/init",
+        &["-drive", &drive],
+    );
+    guest.expect_start();
+    let (status, output, error) = guest.end();
+    assert_eq!(
+        (
+            status.as_str(),
+            String::from_utf8_lossy(&output).as_ref(),
+            String::from_utf8_lossy(&error).as_ref()
+        ),
+        (
+            "exit 0",
+            "on the disk\n1\n/dev/null\n/proc/1\n/sys/class\n/tmp\n",
+            ""
+        )
+    );
+    let checked = Command::new("/sbin/e2fsck")
+        .args(["-fn"])
+        .arg(&disk)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.status.success() && !text.contains("recover"),
+        "{text}"
+    );
+    let dumped = Command::new("/sbin/debugfs")
+        .args(["-R", "cat /new"])
+        .arg(&disk)
+        .output()
+        .unwrap();
+    assert_eq!(dumped.stdout, b"new\n");
 }

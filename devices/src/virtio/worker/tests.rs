@@ -36,9 +36,11 @@ fn hang_ups_are_reported() {
     assert_eq!(probe.take(), ["event 4294967295 true false true"]);
 }
 
+type Start = Box<dyn FnMut(&mut dyn Watch) + Send>;
+
 /// Does with its descriptors what the test says, and tells what happens.
 struct Script {
-    start: Box<dyn FnMut(&mut dyn Watch) + Send>,
+    start: Start,
     events: mpsc::Sender<(u32, Interest, bool)>,
     fd: RawFd,
 }

@@ -253,7 +253,7 @@ mod tests {
         assert!(log.first_byte().is_some());
         assert_eq!(log.last_lines(10), ["one", "two", "", "four"]);
         assert_eq!(log.last_lines(2), ["", "four"]);
-        assert_eq!(log.total(), 13);
+        assert_eq!(log.total(), 14);
 
         let mut all: Vec<u8> = b"one\r\ntwo\n\nfour".to_vec();
         for i in 0..3000usize {

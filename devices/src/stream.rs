@@ -114,6 +114,9 @@ pub enum StreamError {
     },
 }
 
+/// The name in [`HostEnds`] of a descriptor to read instead of standard input.
+pub const STDIN: &str = "stdin";
+
 /// An endpoint, opened.
 #[derive(Debug, Default)]
 pub struct Ends {
@@ -144,7 +147,8 @@ pub fn open(endpoint: &Endpoint, ends: &mut HostEnds) -> Result<Ends, StreamErro
             ..Ends::default()
         }),
         _ => Ok(Ends {
-            input: open_input(endpoint)?,
+            input: replaced(endpoint, ends)?
+                .map_or_else(|| open_input(endpoint), |end| Ok(Some(end)))?,
             output: open_output(endpoint)?,
             listener: None,
         }),
@@ -177,6 +181,8 @@ pub fn open_pair(
     if let Endpoint::Given(name) = input {
         let fd = take(name, ends)?;
         opened.input = Some(ReadEnd::new(fd).map_err(|source| descriptor(name, source))?);
+    } else if let Some(end) = replaced(input, ends)? {
+        opened.input = Some(end);
     } else {
         opened.input = open_input(input)?;
     }
@@ -187,6 +193,17 @@ pub fn open_pair(
         opened.output = open_output(output)?;
     }
     Ok(opened)
+}
+
+/// The descriptor that stands in for standard input: who owns the terminal filters its escape key first.
+fn replaced(input: &Endpoint, ends: &mut HostEnds) -> Result<Option<ReadEnd>, StreamError> {
+    match input {
+        Endpoint::Stdio | Endpoint::Stdin => ends
+            .remove(STDIN)
+            .map(|fd| ReadEnd::new(fd).map_err(|source| descriptor(STDIN, source)))
+            .transpose(),
+        _ => Ok(None),
+    }
 }
 
 fn take(name: &str, ends: &mut HostEnds) -> Result<OwnedFd, StreamError> {
@@ -273,4 +290,4 @@ fn own(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

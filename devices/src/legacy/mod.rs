@@ -8,6 +8,7 @@ pub mod cmos;
 pub mod exit_port;
 pub mod i8042;
 pub mod ioapic;
+pub mod pci_config;
 pub mod pvpanic;
 pub mod serial;
 
@@ -16,5 +17,6 @@ pub use cmos::Cmos;
 pub use exit_port::ExitPort;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, MsiSink};
+pub use pci_config::PciConfig;
 pub use pvpanic::Pvpanic;
 pub use serial::{Serial, SerialSource, SerialSpec};

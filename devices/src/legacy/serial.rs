@@ -293,7 +293,7 @@ impl SerialSource {
 
     /// Moves input as far as it goes.
     fn pump_input(&mut self, watch: &mut dyn Watch) {
-        loop {
+        while !self.staged.is_empty() || self.link.has_input() {
             match self.feed() {
                 Feed::Done => {}
                 Feed::Full => {
@@ -317,9 +317,8 @@ impl SerialSource {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    if !self.link.want_input(true, watch) {
-                        return;
-                    }
+                    self.link.want_input(true, watch);
+                    return;
                 }
             }
         }
@@ -327,16 +326,19 @@ impl SerialSource {
 
     /// Writes what is due, and asks for an event where the host has no room.
     fn pump_output(&mut self, watch: &mut dyn Watch) {
-        loop {
-            let progress = self.shared.output.flush();
-            if progress.gone {
-                self.link.output_gone(watch);
-                self.shared.output.connect(self.link.output().cloned());
-            }
-            // What is always ready was not ready: files do not say so, so this ends.
-            if !self.link.want_output(progress.blocked, watch) {
-                return;
-            }
+        let progress = self.shared.output.flush();
+        if progress.gone {
+            self.link.output_gone(watch);
+            self.shared.output.connect(self.link.output().cloned());
+        }
+        self.link.want_output(progress.blocked, watch);
+    }
+
+    /// Something may have changed on either side.
+    fn pump(&mut self, watch: &mut dyn Watch) {
+        self.pump_output(watch);
+        if !self.link.awaits_input() {
+            self.pump_input(watch);
         }
     }
 }
@@ -350,15 +352,13 @@ impl Source for SerialSource {
         // An epoll that refuses a timer is out of memory: the line then works, but for idle flushes.
         let _ = watch.watch(self.shared.alarm.fd(), ALARM, interest);
         self.link.start(watch);
-        self.pump_output(watch);
-        self.pump_input(watch);
+        self.pump(watch);
     }
 
     fn event(&mut self, token: u32, _ready: Interest, hangup: bool, watch: &mut dyn Watch) {
         if token == ALARM {
             self.shared.alarm.clear();
-            self.pump_output(watch);
-            self.pump_input(watch);
+            self.pump(watch);
             return;
         }
         match self.link.event(token, hangup, watch) {
@@ -366,8 +366,7 @@ impl Source for SerialSource {
             LinkEvent::Writable => self.pump_output(watch),
             LinkEvent::Changed => {
                 self.shared.output.connect(self.link.output().cloned());
-                self.pump_output(watch);
-                self.pump_input(watch);
+                self.pump(watch);
             }
             LinkEvent::Nothing => {}
         }

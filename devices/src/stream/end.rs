@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 
-/// What a Guarded descriptor takes at once: a pipe that polls as writable has room for PIPE_BUF (pipe(7)).
+/// What a [`Mode::Guarded`] descriptor takes at once: a pipe that polls as writable has room for PIPE_BUF (pipe(7)).
 const GUARDED_MAX: usize = libc::PIPE_BUF;
 /// A terminal that polls as writable may have room for little (Linux WAKEUP_CHARS, drivers/tty/n_tty.c, is 256).
 const GUARDED_TTY_MAX: usize = 64;
@@ -44,7 +44,7 @@ impl End {
     }
 
     /// A second open file description of the same pipe or terminal, so that O_NONBLOCK is ours alone. Not possible
-    /// without /proc, for another user's pipe, or for a pipe whose reader is gone.
+    /// without /proc, for another user's pipe, or for a named pipe whose reader is gone.
     fn reopened(fd: OwnedFd, access: libc::c_int, guarded: usize) -> Self {
         let path = format!("/proc/self/fd/{}\0", fd.as_raw_fd());
         let flags = access | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;

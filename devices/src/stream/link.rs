@@ -86,6 +86,11 @@ impl Link {
         matches!(self.input_state, State::Watched(_))
     }
 
+    /// Input may come, or has been left behind.
+    pub(crate) fn has_input(&self) -> bool {
+        self.input.is_some() || !self.spill.is_empty()
+    }
+
     /// Whether a client is connected to the listener.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.is_some()
@@ -215,6 +220,13 @@ impl Link {
 
     /// Nobody reads the output any more. A client that left altogether is let go.
     pub(crate) fn output_gone(&mut self, watch: &mut dyn Watch) {
+        if self.client.is_some() {
+            self.drain(watch);
+            // Left over only if the client closed one direction in a way nobody does: it has left all the same.
+            self.want_input(false, watch);
+            self.input = None;
+            self.input_state = State::Unwatched;
+        }
         if let Some(fd) = self.output_fd() {
             watch.unwatch(fd);
         }
@@ -229,7 +241,6 @@ impl Link {
         match token.wrapping_sub(self.token) {
             INPUT => LinkEvent::Readable,
             OUTPUT if hangup && self.client.is_some() => {
-                self.drain(watch);
                 self.output_gone(watch);
                 LinkEvent::Changed
             }

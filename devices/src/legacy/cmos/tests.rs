@@ -70,7 +70,7 @@ fn a_reading_started_before_midnight_does_not_end_after_it() {
     // The host's clock moves on, the guest is still within its 244 µs.
     *guest.time.lock().unwrap() += Duration::from_millis(2);
     let (_, time) = guest.cmos.latched.unwrap();
-    guest.cmos.latched = Some((Instant::now(), time));
+    guest.cmos.latched = Some((Instant::now() + Duration::from_secs(60), time));
     assert_eq!(
         (torn, guest.get(MINUTES), guest.get(DAY)),
         (0x59, 0x59, 0x20)

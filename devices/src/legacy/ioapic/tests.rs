@@ -1,9 +1,11 @@
 use super::*;
 
+type Message = (u64, u32);
+
 #[derive(Default)]
 struct Apics {
-    sent: Mutex<Vec<(u64, u32)>>,
-    routes: Mutex<Vec<(u8, Option<(u64, u32)>)>>,
+    sent: Mutex<Vec<Message>>,
+    routes: Mutex<Vec<(u8, Option<Message>)>>,
 }
 
 impl MsiSink for Apics {

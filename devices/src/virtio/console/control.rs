@@ -45,13 +45,22 @@ impl Control {
         }
     }
 
-    /// Queues a message. `extra` follows the header.
+    /// Queues a message. `extra` follows the header. A new size replaces one that still waits; so does any message
+    /// of the same kind when many wait, so a driver that takes none makes nothing grow.
     pub(super) fn send(&mut self, port: u32, event: u16, value: u16, extra: &[u8]) {
         let mut message = Vec::with_capacity(HEADER + extra.len());
         message.extend(port.to_le_bytes());
         message.extend(event.to_le_bytes());
+        let kind = message.len();
         message.extend(value.to_le_bytes());
         message.extend(extra);
+        if event == abi::VIRTIO_CONSOLE_RESIZE || self.waiting.len() >= BACKLOG {
+            let same = |old: &&mut Vec<u8>| old[..kind] == message[..kind];
+            if let Some(old) = self.waiting.iter_mut().rev().find(same) {
+                *old = message;
+                return;
+            }
+        }
         self.waiting.push_back(message);
     }
 

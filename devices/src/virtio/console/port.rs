@@ -33,6 +33,8 @@ struct Side {
     spare: Vec<Chain>,
     /// Bytes of the first chain that are done.
     offset: u64,
+    /// The driver was asked not to kick.
+    quiet: bool,
 }
 
 impl Side {
@@ -41,6 +43,9 @@ impl Side {
         let Some(queue) = &mut self.queue else {
             return false;
         };
+        if !std::mem::replace(&mut self.quiet, true) {
+            queue.suppress();
+        }
         loop {
             while self.chains.len() < BATCH {
                 let mut chain = self.spare.pop().unwrap_or_default();
@@ -55,6 +60,7 @@ impl Side {
             }
             queue.notify();
             if !queue.rearm() {
+                self.quiet = false;
                 return false;
             }
             queue.suppress();
@@ -80,9 +86,7 @@ impl Side {
         self.queue = queue;
         self.chains.clear();
         self.offset = 0;
-        if let Some(queue) = &mut self.queue {
-            queue.suppress();
-        }
+        self.quiet = false;
     }
 
     /// The host memory of all chains, without the first `offset` bytes, at most [`TURN`] bytes of it.

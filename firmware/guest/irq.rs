@@ -180,8 +180,9 @@ fn line(device: Device, clock: &Clock, apic: IoApic) -> Outcome {
             while interrupt_count(vector) == before {
                 ensure!(
                     tsc() - start < clock.cycles(2_000_000),
-                    "round {round}: no interrupt, status {:#x}",
-                    device.get(INTERRUPT_STATUS)
+                    "round {round}: no interrupt, InterruptStatus {:#x}, I/O APIC entry {:#x}",
+                    device.get(INTERRUPT_STATUS),
+                    apic.read(entry)
                 );
                 pause();
             }

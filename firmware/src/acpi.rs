@@ -440,5 +440,5 @@ fn dsdt(spec: &AcpiSpec<'_>) -> Result<Vec<u8>, AcpiError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::print_stderr)]
 mod tests;

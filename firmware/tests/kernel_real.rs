@@ -1,5 +1,5 @@
 //! Real kernels: from `$VSC_TEST_KERNEL`, from `../shared/kernels` beside the repository, and Debian's in `/boot`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

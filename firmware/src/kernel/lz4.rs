@@ -195,12 +195,17 @@ fn repeat(
 fn short_sequences<const NEAR: bool>(
     input: &[u8],
     out: &mut [u8],
-    mut i: usize,
-    mut o: usize,
+    i: usize,
+    o: usize,
 ) -> (usize, usize) {
+    /// Rounds that a sequence with extension bytes is worth: 576 bytes of output, 306 of input.
+    const LONG: usize = 18;
     let source = input.as_ptr();
     let target = out.as_mut_ptr();
-    'budget: loop {
+    // SAFETY: both positions are inside, or at the end.
+    let (mut ip, mut op) = unsafe { (source.add(i), target.add(o)) };
+    'stop: loop {
+        let (i, o) = (ip.addr() - source.addr(), op.addr() - target.addr());
         // Sequences without extension bytes take at most 17 bytes of input (token, 14 literals, offset) and 32 of
         // output (14 + 18): so many may follow without looking at the bounds.
         let by_input = input.len().saturating_sub(i + MARGIN) >> 5;
@@ -208,100 +213,94 @@ fn short_sequences<const NEAR: bool>(
         let mut rounds = by_input.min(by_output);
         if NEAR {
             if o >= 0xffff {
-                return (i, o);
+                break 'stop;
             }
             rounds = rounds.min(64);
         }
+        if rounds == 0 {
+            break 'stop;
+        }
         while rounds != 0 {
-            rounds -= 1;
             // SAFETY: at least MARGIN bytes of input and output lie ahead here. With one extension byte for each length, a
             // sequence takes at most 1 + 1 + 269 + 2 + 1 = 274 bytes of input and gives 269 + 273 = 542 of output, and
-            // 16-byte loads and stores exceed either by less than 32: so every access is inside `input` or `out`. A match
-            // begins inside `out`: with NEAR that is compared, without it `o` is at least 0xffff, the greatest offset.
+            // 32-byte steps exceed either by less than 32: so every access is inside `input` or `out`. A match begins
+            // inside `out`: with NEAR that is compared, without it `o` is at least 0xffff, the greatest offset.
             unsafe {
-                let token = *source.add(i);
+                let token = *ip;
                 let mut literals = usize::from(token >> 4);
-                let mut from = source.add(i + 1);
+                let mut from = ip.add(1);
                 if literals == 15 {
                     let more = *from;
                     if more == 255 {
-                        return (i, o);
+                        break 'stop;
                     }
                     literals += usize::from(more);
                     from = from.add(1);
-                    copy::<16>(
-                        from.add(16),
-                        target.add(o + 16),
-                        literals.saturating_sub(16),
-                    );
+                    copy::<32>(from, op, literals);
+                    rounds = rounds.saturating_sub(LONG).max(1);
+                } else {
+                    op.cast::<[u8; 16]>().write(from.cast::<[u8; 16]>().read());
                 }
-                target
-                    .add(o)
-                    .cast::<[u8; 16]>()
-                    .write(from.cast::<[u8; 16]>().read());
-                let mut next = from.add(literals);
-                let at = o + literals;
+                let next = from.add(literals);
+                let to = op.add(literals);
                 let offset = usize::from(next.cast::<u16>().read_unaligned());
-                next = next.add(2);
-                if NEAR && offset > at {
-                    return (i, o);
+                if NEAR && offset > to.addr() - target.addr() {
+                    break 'stop;
                 }
                 let length = usize::from(token & 15);
-                let to = target.add(at);
                 let from = to.sub(offset);
                 if length != 15 && offset >= 16 {
                     to.cast::<[u8; 16]>().write(from.cast::<[u8; 16]>().read());
                     to.add(16)
                         .cast::<[u8; 2]>()
                         .write(from.add(16).cast::<[u8; 2]>().read());
-                    i = next.offset_from_unsigned(source);
-                    o = at + length + 4;
-                    if literals > 14 {
-                        continue 'budget;
-                    }
+                    ip = next.add(2);
+                    op = to.add(length + 4);
+                    rounds -= 1;
                     continue;
                 }
                 let mut length = length + 4;
+                let mut next = next.add(2);
                 if length == 19 {
                     let more = *next;
                     if more == 255 {
-                        return (i, o);
+                        break 'stop;
                     }
                     length += usize::from(more);
                     next = next.add(1);
                 }
-                if offset >= 16 {
-                    copy::<16>(from, to, length);
+                if offset >= 32 {
+                    copy::<32>(from, to, length);
                 } else if offset >= 8 {
                     copy::<8>(from, to, length);
                 } else {
-                    return (i, o);
+                    break 'stop;
                 }
-                i = next.offset_from_unsigned(source);
-                o = at + length;
-                continue 'budget;
+                ip = next;
+                op = to.add(length);
+                rounds = rounds.saturating_sub(LONG);
             }
         }
-        if by_input == 0 || by_output == 0 {
-            return (i, o);
-        }
     }
+    (ip.addr() - source.addr(), op.addr() - target.addr())
 }
 
-/// Copies `length` bytes in steps of N, up to N - 1 too many.
+/// Copies `length` bytes in steps of N, up to N - 1 too many; at least one step.
 ///
 /// # Safety
-/// `length + N - 1` bytes must be readable and writable; the two may overlap by no less than N bytes of distance.
+/// `length` bytes and N more must be readable and writable; the two may overlap by no less than N bytes of distance.
 #[inline(always)]
 unsafe fn copy<const N: usize>(mut from: *const u8, mut to: *mut u8, length: usize) {
-    let mut left = length;
-    while left != 0 {
-        // SAFETY: as promised by the caller; each step is inside the `length` bytes rounded up to N.
-        unsafe {
+    // SAFETY: as promised by the caller; each step begins inside the `length` bytes.
+    unsafe {
+        let end = to.add(length);
+        loop {
             to.cast::<[u8; N]>().write(from.cast::<[u8; N]>().read());
             (from, to) = (from.add(N), to.add(N));
+            if to >= end {
+                return;
+            }
         }
-        left = left.saturating_sub(N);
     }
 }
 

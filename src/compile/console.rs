@@ -7,7 +7,7 @@ use vsc_devices::stream::Endpoint;
 use vsc_devices::virtio::console::ConsoleSpec;
 use vsc_firmware::cmdline::Consoles;
 
-use crate::diag::{Diagnostic, Span, quoted};
+use crate::diag::{Diagnostic, Span, Spanned, quoted};
 use crate::facts::Terminals;
 use crate::scenario::value::endpoint_text;
 use crate::scenario::{Console, ConsolePort, Given, Serial};
@@ -29,7 +29,7 @@ pub(super) struct Streams {
 
 /// The serial ports and virtio consoles.
 pub(super) fn compile(
-    (serials, ports, console): (&[Serial], &[ConsolePort], &Console),
+    (serials, ports, console): (&[Spanned<Serial>], &[Spanned<ConsolePort>], &Console),
     kernel_console: &Given<&'static str>,
     command: Option<Span>,
     terminals: Terminals,
@@ -39,7 +39,8 @@ pub(super) fn compile(
     let mut users = Users::default();
     let mut lines = Vec::new();
     for (index, serial) in serials.iter().enumerate() {
-        let Serial { span, to, log } = serial;
+        let Serial { to, log } = &serial.value;
+        let span = &serial.span;
         let Some(to) = to else {
             let d = Diagnostic::error("E-REQUIRED", *span, "This serial port has no `to`");
             problems.push(
@@ -121,17 +122,17 @@ fn serial_spec(index: usize, endpoint: Endpoint, log: bool) -> SerialSpec {
 /// One listed port. `None` where an error was reported.
 fn explicit(
     index: usize,
-    port: &ConsolePort,
+    port: &Spanned<ConsolePort>,
     users: &mut Users,
     problems: &mut Problems,
 ) -> Option<Port> {
     let ConsolePort {
-        span,
         name,
         input,
         output,
         tty,
-    } = port;
+    } = &port.value;
+    let span = &port.span;
     let what = format!("consoles[{index}]");
     if let Some(name) = name
         && name.value.starts_with("vsc.")
@@ -197,9 +198,9 @@ fn explicit(
     Some(Port::in_out(&name.value, input, output))
 }
 
-fn unique_names(ports: &[ConsolePort], problems: &mut Problems) {
+fn unique_names(ports: &[Spanned<ConsolePort>], problems: &mut Problems) {
     let mut seen: HashMap<&str, Span> = HashMap::new();
-    for name in ports.iter().filter_map(|p| p.name.as_ref()) {
+    for name in ports.iter().filter_map(|p| p.value.name.as_ref()) {
         if let Some(first) = seen.get(name.value.as_str()) {
             let message = format!("Two ports have the name {}", quoted(&name.value));
             problems.push(

@@ -5,20 +5,23 @@ use std::path::PathBuf;
 
 use vsc_devices::virtio::blk::BlkSpec;
 
-use crate::diag::{Diagnostic, Span, quoted};
+use crate::diag::{Diagnostic, Span, Spanned, quoted};
 use crate::facts::{Facts, FileError, FileKind};
 use crate::scenario::{Disk, word};
 
 use super::Problems;
 
 /// The disks in their order.
-pub(super) fn compile(disks: &[Disk], facts: &dyn Facts, problems: &mut Problems) -> Vec<BlkSpec> {
+pub(super) fn compile(
+    disks: &[Spanned<Disk>],
+    facts: &dyn Facts,
+    problems: &mut Problems,
+) -> Vec<BlkSpec> {
     let mut ids: HashMap<String, Span> = HashMap::new();
     let mut images: HashMap<PathBuf, (Span, bool)> = HashMap::new();
     let mut out = Vec::with_capacity(disks.len());
     for (index, disk) in disks.iter().enumerate() {
         let Disk {
-            span,
             path,
             id,
             format,
@@ -28,7 +31,8 @@ pub(super) fn compile(disks: &[Disk], facts: &dyn Facts, problems: &mut Problems
             sync,
             discard,
             block_size,
-        } = disk;
+        } = &disk.value;
+        let span = &disk.span;
         let Some(path) = path else {
             let d = Diagnostic::error("E-REQUIRED", *span, "This disk has no `path`");
             problems.push(d.help("Name its image: `path: rootfs.ext4`"));

@@ -199,13 +199,19 @@ fn build(
     let around = kernel::Around {
         command: command.is_some(),
         root,
-        first_disk: disks.first().map(|d| !d.read_only.is_some_and(|r| r.value)),
+        first_disk: disks
+            .first()
+            .map(|d| !d.value.read_only.is_some_and(|r| r.value)),
         memory: ram,
         consoles: streams.there,
         console: streams.kernel_console,
     };
     let payload = kernel::compile(kernel, guest_parameters, &around, facts, problems);
-    let chip = word(*irqchip).unwrap_or(Irqchip::Split);
+    // Split starts and ends faster; only it has no PIT.
+    let chip = word(*irqchip).unwrap_or(match pit {
+        Some(pit) if pit.value => Irqchip::Kernel,
+        _ => Irqchip::Split,
+    });
     if let (Irqchip::Split, Some(pit)) = (chip, pit)
         && pit.value
     {
@@ -256,11 +262,11 @@ fn run_plan(
         consoles,
         ..
     } = &parsed.scenario;
-    let ends = serials.iter().filter_map(|s| s.to.as_ref());
+    let ends = serials.iter().filter_map(|s| s.value.to.as_ref());
     let ends = ends.chain(
         consoles
             .iter()
-            .flat_map(|c| [&c.input, &c.output, &c.tty])
+            .flat_map(|c| [&c.value.input, &c.value.output, &c.value.tty])
             .flatten(),
     );
     let descriptors = ends.filter_map(|end| {

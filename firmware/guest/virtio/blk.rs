@@ -2,7 +2,7 @@
 
 use super::queue::{Queue, Segment, from, into};
 use super::{Device, EVENT_IDX, INDIRECT};
-use crate::arena;
+use crate::arena::{self, hash};
 use crate::out::{Ascii, Out, Outcome, Problem, ensure, fail, skip, text};
 use crate::sys::{bytes, read, write};
 
@@ -157,15 +157,6 @@ impl Disk {
         write(at + 12, flags);
         self.request(kind, 0, &[from(at, 16)], false)
     }
-}
-
-pub fn hash(data: &[u8]) -> u64 {
-    // FNV-1a, eight bytes at a time: to tell contents apart, not against anyone.
-    data.chunks(8).fold(0xcbf2_9ce4_8422_2325, |h, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        (h ^ u64::from_le_bytes(word)).wrapping_mul(0x100_0000_01b3)
-    })
 }
 
 /// All tests of one disk. Without `may_write` nothing on it changes.

@@ -12,6 +12,7 @@ use vsc_devices::legacy::acpi_pm::{self, AcpiPm, ResetRegister};
 use vsc_devices::legacy::cmos::{self, Cmos};
 use vsc_devices::legacy::exit_port::{self, ExitPort};
 use vsc_devices::legacy::i8042::{self, I8042};
+use vsc_devices::legacy::pci_config::{self, PciConfig};
 use vsc_devices::legacy::pvpanic::{self, Pvpanic};
 use vsc_devices::stream::HostEnds;
 use vsc_firmware::acpi::{self, AcpiSpec, MmioDevice};
@@ -381,7 +382,7 @@ fn legacy(
     ports.insert(i8042::PORT, i8042::LEN, slot(I8042::new(lines.line(i8042::IRQ), control.clone())))?;
     ports.insert(cmos::PORT, cmos::LEN, slot(Cmos::new(low, resources.memory - low)))?;
     ports.insert(acpi_pm::PORT, acpi_pm::LEN, slot(power.clone()))?;
-    ports.insert(acpi_pm::RESET_PORT, 1, slot(ResetRegister::new(control.clone())))?;
+    ports.insert(pci_config::PORT, pci_config::LEN, slot(PciConfig::new(ResetRegister::new(control.clone()))))?;
     ports.insert(pvpanic::PORT, pvpanic::LEN, slot(Pvpanic::new(control.clone())))?;
     if matches!(resources.payload, Payload::Builtin { .. }) {
         ports.insert(exit_port::PORT, exit_port::LEN, slot(ExitPort::new(control.clone())))?;

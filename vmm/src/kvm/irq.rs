@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::kvm_msi;
+use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VmFd;
 use vsc_devices::irq::{IrqLine, Line, Unconnected};
 use vsc_devices::legacy::ioapic::{IoApic, MsiSink};
@@ -34,7 +34,8 @@ impl Lines {
     }
 
     pub(super) fn split(vm: Arc<VmFd>, wide_ids: bool) -> Self {
-        Self::Split(IoApic::new(Arc::new(Msi(vm)), wide_ids))
+        let routes = Mutex::new([None; PINS as usize]);
+        Self::Split(IoApic::new(Arc::new(Msi { vm, routes }), wide_ids))
     }
 
     /// The input of `gsi`, 0 to 23.
@@ -92,9 +93,38 @@ impl IrqLine for KernelLine {
     }
 }
 
-struct Msi(Arc<VmFd>);
+/// The local APICs in the kernel, as our I/O APIC sees them.
+struct Msi {
+    vm: Arc<VmFd>,
+    /// What each pin sends, where KVM must know.
+    routes: Mutex<[Option<(u64, u32)>; PINS as usize]>,
+}
+
+/// Trigger mode of an MSI's data: level (Intel SDM volume 3A, figure 11-15).
+const MSI_LEVEL: u32 = 1 << 15;
 
 impl MsiSink for Msi {
+    fn route(&self, pin: u8, message: Option<(u64, u32)>) {
+        let level = message.filter(|(_, data)| data & MSI_LEVEL != 0);
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(route) = routes.get_mut(usize::from(pin)) else {
+            return;
+        };
+        // Edges need no EOI, and a new routing table costs a grace period: most machines never set one.
+        if std::mem::replace(route, level) == level {
+            return;
+        }
+        let entries: Vec<_> = (0u32..)
+            .zip(routes.iter())
+            .filter_map(|(gsi, route)| route.map(|(address, data)| entry(gsi, address, data)))
+            .collect();
+        if let Ok(table) = KvmIrqRouting::from_entries(&entries) {
+            // A table of well-formed MSI entries is refused only for lack of memory; then EOIs of level-triggered
+            // lines are missed, as on a chip that lost power.
+            let _ = self.vm.set_gsi_routing(&table);
+        }
+    }
+
     fn send(&self, address: u64, data: u32) {
         let msi = kvm_msi {
             address_lo: address as u32,
@@ -103,6 +133,18 @@ impl MsiSink for Msi {
             ..kvm_msi::default()
         };
         // A destination that does not exist is the guest's mistake; hardware drops such a message too.
-        let _ = self.0.signal_msi(msi);
+        let _ = self.vm.signal_msi(msi);
     }
+}
+
+fn entry(gsi: u32, address: u64, data: u32) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    entry.u.msi.address_lo = address as u32;
+    entry.u.msi.address_hi = (address >> 32) as u32;
+    entry.u.msi.data = data;
+    entry
 }

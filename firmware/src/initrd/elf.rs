@@ -13,8 +13,8 @@ use super::newc::file_name;
 mod cache;
 mod parse;
 
-use parse::{Elf, Source};
-pub(crate) use parse::{offset_at, range, u16_at, u32_at};
+use parse::Elf;
+pub(crate) use parse::{Source, offset_at, range, u16_at, u32_at};
 
 /// Where glibc looks last (Debian's and others' builds), and what `$LIB` stands for.
 const DEFAULT_DIRECTORIES: [&str; 6] = [

@@ -6,21 +6,26 @@ use std::path::{Path, PathBuf};
 
 use super::ImageError;
 use super::copy::read;
-use super::elf::{u16_at, u32_at};
+use super::elf::{Source, u16_at, u32_at};
 
 /// `HdrS` of the boot protocol's header (Documentation/arch/x86/boot.rst).
 const HDRS: u32 = 0x5372_6448;
+const BZIMAGE_START: usize = 0x1_0000 + 0x400;
 
 /// The version in a kernel file, as `uname -r` will say it.
 ///
 /// # Errors
 /// The file cannot be read or is not a bzImage or uncompressed vmlinux.
 pub fn version(path: &Path) -> Result<String, ImageError> {
-    let bytes = read(path)?;
-    let found = if u32_at(&bytes, 0x202) == Some(HDRS) {
-        bzimage_version(&bytes)
+    let source = Source::open(path)?;
+    // The text of a bzImage is where a 16-bit number says, so this much holds it; an ELF image may have it anywhere.
+    let start = source.start(BZIMAGE_START);
+    let found = if u32_at(&start, 0x202) == Some(HDRS) {
+        bzimage_version(&start)
+    } else if start.starts_with(b"\x7fELF") {
+        banner_version(&read(path)?)
     } else {
-        banner_version(&bytes)
+        None
     };
     found.ok_or_else(|| ImageError::NotAKernel {
         path: path.to_path_buf(),

@@ -156,10 +156,8 @@ impl ModuleTree {
             .split(|&byte| byte == 0)
             .filter_map(|entry| {
                 let (key, pattern) = std::str::from_utf8(entry).ok()?.split_once('=')?;
-                Some((
-                    pattern.replace('-', "_"),
-                    key.strip_suffix(".alias")?.replace('-', "_"),
-                ))
+                let module = key.strip_suffix(".alias")?;
+                Some((pattern.replace('-', "_"), module.replace('-', "_")))
             })
             .collect();
         let aliases = text("modules.alias").map(|list| {

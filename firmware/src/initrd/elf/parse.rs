@@ -33,14 +33,14 @@ pub(super) struct Elf {
 }
 
 /// An open file, of which only the parts asked for are read: libraries are large.
-pub(super) struct Source {
+pub(crate) struct Source {
     file: File,
     length: u64,
 }
 
 impl Source {
     /// Opens a file, but neither a directory nor a device.
-    pub(super) fn open(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Read {
             path: path.to_path_buf(),
             source,
@@ -73,7 +73,7 @@ impl Source {
     }
 
     /// The beginning, at most `length` bytes.
-    pub(super) fn start(&self, length: usize) -> Vec<u8> {
+    pub(crate) fn start(&self, length: usize) -> Vec<u8> {
         let length = usize::try_from(self.length).unwrap_or(length).min(length);
         self.range(0, length).unwrap_or_default()
     }

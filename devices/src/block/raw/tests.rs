@@ -373,11 +373,7 @@ fn short_transfers_go_on_where_they_stopped() {
 /// What to do, first sector, sectors, misalignment in memory, whether alone; each taken modulo what is possible.
 type Step = (u8, u16, u16, u16, bool);
 
-fn model(
-    dir: &'static str,
-    direct: bool,
-    engine: EngineChoice,
-) -> impl Fn(Vec<Step>) {
+fn model(dir: &'static str, direct: bool, engine: EngineChoice) -> impl Fn(Vec<Step>) {
     move |steps| {
         const SIZE: usize = 64 << 10;
         let image = Image::new(dir, SIZE as u64);

@@ -474,7 +474,7 @@ fn kernels_in(directory: &Path, ours: bool) -> Vec<InstalledKernel> {
                 .any(|s| n.ends_with(s))
         })
         .collect();
-    names.sort_by(|a, b| version(b).cmp(&version(a)));
+    names.sort_by_key(|name| std::cmp::Reverse(version(name)));
     names
         .into_iter()
         .map(|name| InstalledKernel {

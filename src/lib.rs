@@ -4,6 +4,8 @@
 //! [`compile::Plan`], which is plain data. [`check`] does both and keeps only the messages. None of them changes
 //! anything, prints, or exits.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod compile;
 pub mod diag;
 pub mod facts;

@@ -1,5 +1,7 @@
 //! The example scenarios beside this file: read from the file system as the program reads them, and compiled.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use vsc::facts::{

@@ -1,6 +1,8 @@
 //! What the user reads when a scenario is wrong: each message, whole, as a golden file under `tests/golden/scenario`.
 //! `VSC_BLESS=1 cargo test --test scenario_messages` writes them anew.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

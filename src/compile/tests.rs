@@ -131,12 +131,7 @@ fn the_lab_boots_its_disk_on_its_own_serial_line() {
     );
     assert_eq!(ends(&plan), [(0, Endpoint::Unix("serial.socket".into()))]);
     let line = &kernel(&plan).cmdline;
-    for word in [
-        "console=ttyS0",
-        "root=/dev/vda",
-        "rw",
-        "reboot=k",
-    ] {
+    for word in ["console=ttyS0", "root=/dev/vda", "rw", "reboot=k"] {
         assert!(
             line.split(' ').any(|w| w == word),
             "{word} is not in {line}"

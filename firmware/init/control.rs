@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use crate::ports::Liveness;
+use crate::ports::{GRACE, Liveness};
 use crate::sys::{self, EINTR, Errno, Fd, POLLHUP, POLLIN, POLLOUT, PollFd};
 
 /// The longest line the host sends, with room to spare: `winsize 65535 65535`.
@@ -36,7 +36,7 @@ impl Control {
     }
 
     pub fn attach(&mut self, port: Fd) {
-        self.port = Some((port, Liveness::new()));
+        self.port = Some((port, Liveness::new(GRACE)));
         self.flush();
     }
 

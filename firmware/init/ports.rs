@@ -8,8 +8,11 @@ use core::ffi::CStr;
 use crate::sys::{self, EBUSY, ENODEV, ENOENT, ENXIO, Fd, O_NONBLOCK, POLLHUP, POLLIN, PollFd};
 
 /// How long the host may take from naming a port to opening its side, in milliseconds. Both messages follow each
-/// other on the control queue.
-const GRACE: u64 = 20;
+/// other on the control queue, but a busy host may pause between them.
+pub const GRACE: u64 = 2000;
+/// The same for the standard input, which is opened after the ports that come later have been named, and therefore
+/// after the message: hung up means that the input has ended already, as /dev/null does.
+pub const INPUT_GRACE: u64 = 5;
 
 /// Whether the host has its side of a port open: until it has, the kernel shows the port as hung up.
 pub struct Liveness {
@@ -18,10 +21,10 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    pub fn new() -> Self {
+    pub fn new(grace: u64) -> Self {
         Self {
             seen: false,
-            deadline: sys::now() + GRACE,
+            deadline: sys::now() + grace,
         }
     }
 

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use crate::ports::Liveness;
+use crate::ports::{GRACE, INPUT_GRACE, Liveness};
 use crate::sys::{self, EAGAIN, EINTR, Fd, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, PollFd};
 
 /// The port's driver takes at most 32 KiB with one write (drivers/char/virtio_console.c, port_fops_write).
@@ -32,7 +32,7 @@ impl Relay {
             to,
             to_port,
             open: true,
-            host: Liveness::new(),
+            host: Liveness::new(if to_port { GRACE } else { INPUT_GRACE }),
             buffer,
             start: 0,
             end: 0,

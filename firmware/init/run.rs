@@ -129,10 +129,8 @@ fn pipes(wait: u64, events: &Events, control: &mut Control) -> Streams {
         input: None,
         output: Vec::new(),
     };
-    for (place, name) in ["vsc.stdin", "vsc.stdout", "vsc.stderr"]
-        .into_iter()
-        .enumerate()
-    {
+    // The input comes last: see INPUT_GRACE.
+    for (place, name) in [(1, "vsc.stdout"), (2, "vsc.stderr"), (0, "vsc.stdin")] {
         let Some(port) = events.until(wait, || ports::open_port(name)) else {
             control.error(format_args!("There is no port {name}"));
             continue;

@@ -74,6 +74,8 @@ pub struct AcpiSpec<'a> {
     pub i8042: bool,
     /// There is an RTC/CMOS at 0x70.
     pub rtc: bool,
+    /// The PM timer is declared. Linux spends 5 ms and more to check it, and with kvmclock nothing reads it.
+    pub pm_timer: bool,
     /// There is a PIT: IRQ 0 is overridden to GSI 2.
     pub pit: bool,
     /// There is a PIC (MADT `PCAT_COMPAT`).
@@ -221,11 +223,15 @@ fn fadt(spec: &AcpiSpec<'_>, facs: u32, dsdt: u32) -> Vec<u8> {
     put(46, &SCI.to_le_bytes());
     put(56, &u32::from(PM1A_EVENT).to_le_bytes());
     put(64, &u32::from(PM1A_CONTROL).to_le_bytes());
-    put(76, &u32::from(PM_TIMER).to_le_bytes());
-    // PM1_EVT_LEN, PM1_CNT_LEN, PM_TMR_LEN.
+    // PM1_EVT_LEN, PM1_CNT_LEN.
     put(88, &[4]);
     put(89, &[2]);
-    put(91, &[4]);
+    if spec.pm_timer {
+        // PM_TMR_BLK, PM_TMR_LEN, X_PM_TMR_BLK.
+        put(76, &u32::from(PM_TIMER).to_le_bytes());
+        put(91, &[4]);
+        put(208, &port(PM_TIMER, 32, 3));
+    }
     // P_LVL2_LAT, P_LVL3_LAT: more than 100 and 1000 microseconds mean that there is no C2 and C3.
     put(96, &0x0fffu16.to_le_bytes());
     put(98, &0x0fffu16.to_le_bytes());
@@ -261,7 +267,6 @@ fn fadt(spec: &AcpiSpec<'_>, facs: u32, dsdt: u32) -> Vec<u8> {
     put(140, &u64::from(dsdt).to_le_bytes());
     put(148, &port(PM1A_EVENT, 32, 2));
     put(172, &port(PM1A_CONTROL, 16, 2));
-    put(208, &port(PM_TIMER, 32, 3));
     put(268, b"VSC\0\0\0\0\0");
     fadt
 }

@@ -143,9 +143,11 @@ pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
 
 fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> Summary {
     if let Err(e) = command::prepare(&plan.run, &mut plan.resources) {
-        let summary = Summary::failed(run::chain(&e));
-        say_failure(&summary);
-        return summary;
+        say::err(&run::chain(&e));
+        return match command::not_executable(&plan.run, &e) {
+            Some(ending) => Summary::never_ran(ending),
+            None => Summary::failed(run::chain(&e)),
+        };
     }
     let on_terminal = |e: &vsc_devices::stream::Endpoint| *e == vsc_devices::stream::Endpoint::Stdio;
     let interactive = match plan.run.stdio {
@@ -184,12 +186,6 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
         say::err(&sentence);
     }
     summary
-}
-
-fn say_failure(summary: &Summary) {
-    if let Some(sentence) = summary.ending.sentence() {
-        say::err(&sentence);
-    }
 }
 
 /// The guest's last lines, where the user has not seen them anyway.

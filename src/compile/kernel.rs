@@ -209,6 +209,7 @@ fn defaults(around: &Around<'_>, says: &dyn Fn(&str) -> bool, no_initrd: bool) -
             None
         };
         if let Some(device) = device.as_ref().map(|d| d.value.clone()).or(by_default)
+            && device != super::NO_ROOT
             && !says("root=")
         {
             words.push(format!("root={device}"));

@@ -22,6 +22,9 @@ use crate::scenario::{Parsed, Root, Scenario, Setting, value, word};
 
 pub use devices::{DevicePair, device_pairs};
 
+/// What `root.device` says when disks are data, and the initrd is the root.
+const NO_ROOT: &str = "none";
+
 /// Messages while compiling.
 type Problems = Vec<Diagnostic>;
 
@@ -292,6 +295,7 @@ fn run_plan(
         given.as_ref().map(|g| g.value.clone()).unwrap_or_default()
     };
     let root = match (device, around.first_disk) {
+        (Some(device), _) if device.value == NO_ROOT => None,
         (Some(device), _) => Some((device.value.clone(), around.first_disk != Some(false))),
         (None, Some(writable)) if !own_initrd => Some(("/dev/vda".to_owned(), writable)),
         (None, _) => None,

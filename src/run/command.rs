@@ -9,12 +9,27 @@ use vsc_firmware::initrd::modules::ModuleTree;
 use vsc_firmware::initrd::{ImageError, Overlay, RunRequest, kernel, overlay_segment, run_initrd};
 use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 
+use super::ending::Ending;
 use super::terminal;
 
 /// The name of the control port's host end, as the compiler writes it.
 pub(crate) const CONTROL_END: &str = "vsc.ctl";
 /// Where programs are looked for when PATH is not set (glibc's default, with the sbin directories).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How a command ends that cannot even be brought into the guest; `None` where the error is about something else.
+pub(crate) fn not_executable(run: &RunPlan, error: &ImageError) -> Option<Ending> {
+    let command = run.command.first()?;
+    let errno = match error {
+        ImageError::NoProgram { .. } => libc::ENOENT,
+        ImageError::NotAProgram { .. } | ImageError::Special { .. } | ImageError::OtherMachine { .. } => libc::ENOEXEC,
+        ImageError::Read { path, source } if path.as_os_str() == command.as_str() => {
+            source.raw_os_error().unwrap_or(libc::EIO)
+        }
+        _ => return None,
+    };
+    Some(Ending::NotExecuted { errno, path: command.clone() })
+}
 
 /// Adds the initrd that the plan asks for to the machine.
 ///

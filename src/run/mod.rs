@@ -165,6 +165,7 @@ fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending
         moments,
     };
     session.attend(host).map_err(|e| format!("cannot wait for events: {e}"))?;
+    session.drain(host);
     Ok(session.end())
 }
 
@@ -304,6 +305,19 @@ impl Session<'_, '_> {
                 for escape in typist.read() {
                     self.on_escape(escape, host);
                 }
+            }
+        }
+    }
+
+    /// What the guest wrote is the host's to read, however slowly; only the user, or the time limit, cuts it off.
+    fn drain(&mut self, host: &mut Host) {
+        const SLICE: Duration = Duration::from_millis(100);
+        while !self.quit && !self.timed_out && !self.vm.drain(SLICE) {
+            while let Some(signal) = host.signals.next() {
+                host.told_to_end |= signal != libc::SIGWINCH;
+            }
+            if host.told_to_end || self.limit.is_some_and(|at| Instant::now() >= at) {
+                return;
             }
         }
     }

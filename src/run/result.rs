@@ -99,8 +99,13 @@ impl Summary {
 
     /// A run that never was.
     pub(crate) fn failed(message: String) -> Self {
+        Self::never_ran(Ending::Failed { message })
+    }
+
+    /// The same, for another reason than a failure of ours.
+    pub(crate) fn never_ran(ending: Ending) -> Self {
         Self {
-            ending: Ending::Failed { message },
+            ending,
             report: None,
             restarts: 0,
             moments: Moments::default(),

@@ -191,7 +191,7 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
         started: None,
     };
     let mut vm = Vm::new(vcpus, shared, devices.loops, machine, console, power, resources.limits.boot_deadline, marks);
-    vm.resizable = devices.resizable;
+    vm.consoles = devices.consoles;
     vm.serials = devices.serials;
     vm.counters = devices.counters;
     Ok(vm)
@@ -392,6 +392,7 @@ fn legacy(
 
 fn write_acpi(resources: &VmResources, memory: &Memory, devices: &Devices) -> Result<u64, BuildError> {
     let cpus = &resources.cpus;
+    let builtin = matches!(resources.payload, Payload::Builtin { .. });
     let apic_ids: Vec<u32> = (0..cpus.count).map(|i| crate::kvm::apic_id(cpus.topology, i)).collect();
     let virtio: Vec<MmioDevice> = devices.virtio.clone();
     let serials: Vec<u8> = resources.serials.iter().map(|s| s.index).collect();
@@ -404,10 +405,13 @@ fn write_acpi(resources: &VmResources, memory: &Memory, devices: &Devices) -> Re
             virtio_mmio: &virtio,
             serials: &serials,
             pvpanic: true,
-            exit_port: matches!(resources.payload, Payload::Builtin { .. }),
-            i8042: true,
+            exit_port: builtin,
+            // There to reset the machine (reboot=k), which needs no driver; declared, it would be probed.
+            i8042: false,
             rtc: true,
             pit: resources.pit,
+            // A kernel that needs the one old timer needs the other; the built-in guest tests it.
+            pm_timer: resources.pit || builtin,
             pic: resources.irqchip == crate::resources::Irqchip::Kernel,
             power_button: true,
         },

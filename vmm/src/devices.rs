@@ -60,7 +60,7 @@ pub(crate) struct Parts<'a> {
 pub(crate) struct Devices {
     pub(crate) loops: Vec<IoThread>,
     pub(crate) virtio: Vec<MmioDevice>,
-    pub(crate) resizable: Vec<ConsoleHandle>,
+    pub(crate) consoles: Vec<ConsoleHandle>,
     pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
     pub(crate) counters: Vec<(String, Arc<Counters>)>,
 }
@@ -76,7 +76,7 @@ pub(crate) fn attach(
     let mut out = Devices {
         loops: Vec::new(),
         virtio: Vec::new(),
-        resizable: Vec::new(),
+        consoles: Vec::new(),
         serials: Vec::new(),
         counters: Vec::new(),
     };
@@ -90,8 +90,9 @@ pub(crate) fn attach(
         virtio.push(Box::new(Blk::open(&name, spec, options)?));
     }
     for spec in &resources.consoles {
-        let console = Console::new(spec, ends, Some(parts.console))?;
-        out.resizable.push(console.handle());
+        let mut console = Console::new(spec, ends, Some(parts.console))?;
+        console.drain_on_reset(parts.control.waits());
+        out.consoles.push(console.handle());
         virtio.push(Box::new(console));
     }
     if let Some(spec) = &resources.rng {

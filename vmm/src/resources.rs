@@ -23,7 +23,8 @@ pub struct VmResources {
     pub memory: u64,
     /// Where the interrupt controllers live.
     pub irqchip: Irqchip,
-    /// Creates the 8254 timer (PIT). Only kernels without kvmclock and TSC deadline timer need it.
+    /// Creates the 8254 timer (PIT) and declares the ACPI PM timer. Only kernels without kvmclock and TSC deadline
+    /// timer need them.
     pub pit: bool,
     /// What the machine starts.
     pub payload: Payload,

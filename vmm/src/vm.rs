@@ -37,7 +37,7 @@ pub struct Vm {
     pub(crate) machine: Machine,
     pub(crate) console: ConsoleLog,
     pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
-    pub(crate) resizable: Vec<ConsoleHandle>,
+    pub(crate) consoles: Vec<ConsoleHandle>,
     pub(crate) power: AcpiPm,
     pub(crate) counters: Vec<(String, Arc<Counters>)>,
     pub(crate) stats: Vec<VcpuStats>,
@@ -110,7 +110,7 @@ impl Vm {
             machine,
             console,
             serials: Vec::new(),
-            resizable: Vec::new(),
+            consoles: Vec::new(),
             power,
             counters: Vec::new(),
             stats: Vec::new(),
@@ -237,7 +237,7 @@ impl Vm {
 
     /// Tells the guest the size of its terminal, in characters.
     pub fn resize_consoles(&self, rows: u16, columns: u16) {
-        for console in &self.resizable {
+        for console in &self.consoles {
             console.resize(rows, columns);
         }
     }
@@ -245,6 +245,17 @@ impl Vm {
     /// Ends the machine; the reason is [`Stop::Requested`] unless it had another already.
     pub fn stop(&self) {
         self.shared.control.stop(Stop::Requested);
+    }
+
+    /// Waits until the host has taken what a stopped machine had written, `patience` at most; returns whether it has.
+    pub fn drain(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        let left = || end.saturating_duration_since(Instant::now());
+        let taken = self.consoles.iter().all(|console| console.finish(left()));
+        taken
+            && self.serials.iter().all(|serial| {
+                serial.lock().unwrap_or_else(PoisonError::into_inner).finish(left())
+            })
     }
 
     /// Joins the vCPU threads of a stopped machine and reports.
@@ -255,10 +266,6 @@ impl Vm {
         }
         for thread in &mut self.threads {
             thread.join();
-        }
-        for serial in &self.serials {
-            // What a slow reader has not taken by then it does not want.
-            serial.lock().unwrap_or_else(PoisonError::into_inner).finish(PATIENCE);
         }
         let alive = self.look.alive || self.console.total() > 0;
         Report {

@@ -15,6 +15,7 @@ fn full<'a>(apic_ids: &'a [u32], virtio_mmio: &'a [MmioDevice]) -> AcpiSpec<'a> 
         i8042: true,
         rtc: true,
         pit: true,
+        pm_timer: true,
         pic: true,
         power_button: true,
     }

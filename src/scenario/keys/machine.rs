@@ -116,7 +116,7 @@ pub(super) const ROOT: &[Key] = &[
         Kind::Text,
         "",
         "/dev/vda1",
-        "The block device, as the guest names it, that becomes the root directory.",
+        "The block device, as the guest names it, that becomes the root directory; none: the initrd stays it.",
     ),
     key(
         "fstype",

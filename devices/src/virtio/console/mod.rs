@@ -11,13 +11,15 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::console_log::ConsoleLog;
+use crate::source::Stop;
 use crate::stream::{
     self, Endpoint, HostEnds, InputFilter, Link, LinkEvent, StreamError, WriteEnd,
 };
@@ -105,6 +107,17 @@ struct Shared {
     size: Mutex<Option<(u16, u16)>>,
     resized: AtomicBool,
     dropped: AtomicU64,
+    drain: Mutex<Drain>,
+    drained: Condvar,
+}
+
+/// The last output of a machine that has stopped, on its way to the host.
+#[derive(Default)]
+struct Drain {
+    /// A driver is at work, so there may be output.
+    active: bool,
+    /// Somebody waits for the end of it.
+    wanted: bool,
 }
 
 /// Where early output goes: the first console port's.
@@ -147,6 +160,20 @@ impl ConsoleHandle {
         self.shared.wake();
     }
 
+    /// Waits until the host has taken all output that the guest had offered, `patience` at most; returns whether it
+    /// has. For a machine whose vCPUs have stopped: one that runs may go on offering.
+    pub fn finish(&self, patience: Duration) -> bool {
+        let mut drain = self.shared.drain();
+        drain.wanted = drain.active;
+        self.shared.wake();
+        let (drain, _) = self
+            .shared
+            .drained
+            .wait_timeout_while(drain, patience, |drain| drain.wanted)
+            .unwrap_or_else(PoisonError::into_inner);
+        !drain.wanted
+    }
+
     /// Bytes of output that nobody was there to take.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
@@ -156,6 +183,17 @@ impl ConsoleHandle {
 impl Shared {
     fn size(&self) -> std::sync::MutexGuard<'_, Option<(u16, u16)>> {
         self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drain(&self) -> std::sync::MutexGuard<'_, Drain> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_active(&self, active: bool) {
+        let mut drain = self.drain();
+        drain.active = active;
+        drain.wanted &= active;
+        self.drained.notify_all();
     }
 
     fn wake(&self) {
@@ -182,6 +220,7 @@ pub struct Console {
     emergency: Emergency,
     ports: Vec<Port>,
     active: Option<Active>,
+    stop: Option<Stop>,
 }
 
 impl Console {
@@ -267,11 +306,20 @@ impl Console {
                 size: Mutex::new(None),
                 resized: AtomicBool::new(false),
                 dropped: AtomicU64::new(0),
+                drain: Mutex::default(),
+                drained: Condvar::new(),
             }),
             emergency,
             ports,
             active: None,
+            stop: None,
         })
+    }
+
+    /// A reset by the driver (Linux resets devices when it powers off) waits until the host has taken all output, or
+    /// until `stop` is raised. Without this it drops what the host is slow to take.
+    pub fn drain_on_reset(&mut self, stop: Stop) {
+        self.stop = Some(stop);
     }
 
     /// The way to it for other threads.
@@ -314,6 +362,14 @@ impl Console {
                 // The rest of the output is dropped in the next turn.
                 self.shared.wake();
             }
+        }
+    }
+
+    /// Tells who waits in [`ConsoleHandle::finish`] that all output is with the host.
+    fn tell_drained(&mut self) {
+        if self.shared.drain().wanted && self.ports.iter_mut().all(Port::output_done) {
+            self.shared.drain().wanted = false;
+            self.shared.drained.notify_all();
         }
     }
 
@@ -408,6 +464,11 @@ impl Console {
             }
             (Event::PortOpen, 0) => {
                 port.guest_open = false;
+                // A guest that closes and powers off at once has sent all that it will.
+                self.pump_output(index, watch);
+                let Some(port) = self.ports.get_mut(index) else {
+                    return;
+                };
                 // See the module's documentation.
                 if port.ended && port.link.output().is_some() {
                     port.ended = false;
@@ -514,6 +575,7 @@ impl Device for Console {
             self.ports[index].link.start(watch);
         }
         self.serve_control(watch);
+        self.shared.set_active(true);
         for index in 0..self.ports.len() {
             self.pump_output(index, watch);
             self.pump_input(index, watch);
@@ -559,6 +621,7 @@ impl Device for Console {
                     self.pump_input(index, watch);
                 }
             }
+            self.tell_drained();
             return;
         }
         let index = (token.saturating_sub(LINKS) / Link::TOKENS) as usize;
@@ -575,14 +638,19 @@ impl Device for Console {
             }
             LinkEvent::Nothing => {}
         }
+        self.tell_drained();
     }
 
     fn reset(&mut self, watch: &mut dyn Watch) {
         for port in &mut self.ports {
+            if let Some(stop) = &self.stop {
+                port.drain_output(stop, watch);
+            }
             port.link.stop(watch);
             port.restart(None, None);
         }
         watch.unwatch(self.shared.wake.as_raw_fd());
         self.active = None;
+        self.shared.set_active(false);
     }
 }

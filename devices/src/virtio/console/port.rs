@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd as _;
 
 use crate::console_log::ConsoleLog;
+use crate::source::Stop;
 use crate::stream::{InputFilter, Link};
 use crate::virtio::{Chain, VirtQueue, Watch};
 
@@ -303,6 +305,34 @@ impl Port {
         };
         self.from_guest.notify();
         end
+    }
+
+    /// Whether the host has all output that the driver has offered.
+    pub(super) fn output_done(&mut self) -> bool {
+        !self.from_guest.fill()
+    }
+
+    /// Moves all output to the host, waiting for its reader, until `stop` is raised.
+    pub(super) fn drain_output(&mut self, stop: &Stop, watch: &mut dyn Watch) {
+        while !self.output_done() && !stop.is_raised() {
+            if self.pump_output(watch) != Pumped::Rest || self.output_done() {
+                continue;
+            }
+            let Some(output) = self.link.output() else {
+                continue;
+            };
+            let pollfd = |fd, events| libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            };
+            let mut ends = [
+                pollfd(output.as_raw_fd(), libc::POLLOUT),
+                pollfd(stop.fd(), libc::POLLIN),
+            ];
+            // SAFETY: two pollfds that outlive the call.
+            unsafe { libc::poll(ends.as_mut_ptr(), 2, -1) };
+        }
     }
 
     /// `n` bytes of output are done: logs them and gives back the chains they complete.

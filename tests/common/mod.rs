@@ -1,0 +1,189 @@
+//! What the tests of whole runs share: the program, a kernel that this host boots, and honest skips.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub fn vsc() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vsc-run"));
+    // The machine dies with the thread that started it; a test must not end before its child does.
+    command.stdin(Stdio::null()).env("VSC_KERNELS", kernels_dir());
+    command
+}
+
+/// Runs to the end within a minute; a hang is a failure that shows what was said.
+pub fn run(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vsc-run starts");
+    finish(child)
+}
+
+/// Waits for a child within a minute.
+pub fn finish(mut child: Child) -> Output {
+    let mut out = child.stdout.take().expect("stdout is a pipe");
+    let mut err = child.stderr.take().expect("stderr is a pipe");
+    let read_out = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        out.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let read_err = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        err.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut hung = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            break status;
+        }
+        if Instant::now() >= deadline && !hung {
+            hung = true;
+            child.kill().expect("kill");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let output = Output {
+        status,
+        stdout: read_out.join().unwrap().unwrap(),
+        stderr: read_err.join().unwrap().unwrap(),
+    };
+    assert!(!hung, "vsc-run hung; stdout: {}; stderr: {}", text(&output.stdout), text(&output.stderr));
+    output
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The exit code, with everything that was said when it is not the expected one.
+#[track_caller]
+pub fn expect_code(output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "stdout: {}\nstderr: {}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+/// A directory of this test's own, gone with the value.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vsc-test-{name}-{}", std::process::id()));
+        std::fs::remove_dir_all(&path).ok();
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Names of what is in it, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&self.0)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn software_paging() -> bool {
+    Path::new("/sys/module/kvm_pvm").exists()
+        && !Path::new("/sys/module/kvm_amd").exists()
+        && !Path::new("/sys/module/kvm_intel").exists()
+}
+
+/// Prints why a test does nothing, in a form that `.ci/run` counts. Where the means must be there, it is a failure.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|v| v.is_empty()), "in CI this test must run: {why}");
+    writeln!(std::io::stderr(), "SKIP: {why}").unwrap();
+}
+
+/// Whether machines run here at all.
+pub fn have_kvm() -> bool {
+    let open = File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(e) = &open {
+        skip(&format!("/dev/kvm: {e}"));
+    }
+    open.is_ok()
+}
+
+/// A Linux that boots here: `$VSC_TEST_KERNEL`, else one of ../shared/kernels, else Debian's; `None` was reported.
+pub fn kernel() -> Option<PathBuf> {
+    static KERNEL: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = KERNEL.get_or_init(find_kernel).clone();
+    if found.is_none() {
+        skip("no Linux kernel that this host boots (set VSC_TEST_KERNEL)");
+    }
+    found.filter(|_| have_kvm())
+}
+
+fn find_kernel() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("VSC_TEST_KERNEL") {
+        return Some(path.into());
+    }
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/kernels");
+    if software_paging() {
+        let packed = shared.join("vmlinux-cpl3.gz");
+        return packed.exists().then(|| unpack(&packed));
+    }
+    let small = shared.join("bzImage-min");
+    if small.exists() {
+        return Some(small);
+    }
+    let mut debian: Vec<_> = std::fs::read_dir("/boot")
+        .ok()?
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
+        .collect();
+    debian.sort();
+    debian.pop()
+}
+
+/// Where `vsc-run -- CMD` finds the kernel of these tests.
+fn kernels_dir() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// The kernel as an ELF, decompressed once: what is measured and tested is the machine, not gzip.
+fn unpack(packed: &Path) -> PathBuf {
+    let path = kernels_dir().join("vmlinux-cpl3");
+    let newer = |p: &Path| std::fs::metadata(p).and_then(|m| m.modified()).ok();
+    if newer(&path).is_none_or(|have| newer(packed).is_some_and(|source| source > have)) {
+        let temporary = path.with_extension(std::process::id().to_string());
+        let status = Command::new("gzip")
+            .arg("-dc")
+            .arg(packed)
+            .stdout(File::create(&temporary).unwrap())
+            .status()
+            .expect("gzip is on every Debian");
+        assert!(status.success());
+        std::fs::rename(&temporary, &path).unwrap();
+    }
+    path
+}

@@ -111,7 +111,7 @@ fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemory};
+    use vm_memory::{Bytes, GuestMemoryBackend};
 
     #[test]
     fn memory_below_the_hole_is_one_range_and_above_it_two() {

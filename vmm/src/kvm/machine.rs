@@ -5,21 +5,20 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_cpuid_entry2, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vsc_devices::Memory;
 use vsc_devices::virtio::transport::KickRegistry;
 
 use super::cpuid::{self, Params};
+use super::probe::API_VERSION;
 use super::{KvmError, KvmVcpu, Lines};
 use crate::layout;
 use crate::resources::{Cpus, Irqchip};
 
-/// KVM_API_VERSION, constant since Linux 2.6.22.
-const API_VERSION: i32 = 12;
 /// Largest APIC id that plain xAPIC messages can address (255 is the broadcast).
 const XAPIC_MAX_ID: u32 = 254;
 
@@ -116,15 +115,7 @@ impl Machine {
         if cpus.count > max {
             return Err(KvmError::TooManyVcpus { asked: cpus.count, max });
         }
-        let supported = self
-            .kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
-        if cpus.nested && !cpuid::has_nested(supported.as_slice()) {
-            return Err(KvmError::NoNested);
-        }
-        let wide_ids = wide_ids(cpus);
-        if wide_ids {
+        if wide_ids(cpus) {
             self.enable_wide_ids()?;
         }
         let mut vcpus = Vec::with_capacity(cpus.count as usize);
@@ -133,14 +124,7 @@ impl Machine {
             let id = cpuid::apic_id(cpus.topology, index);
             let fd = self.vm.create_vcpu(id.into()).map_err(KvmError::vcpu("KVM_CREATE_VCPU", index))?;
             if index == 0 {
-                let params = Params {
-                    topology: cpus.topology,
-                    nested: cpus.nested,
-                    tsc_khz: fd.get_tsc_khz().unwrap_or(0),
-                    tsc_deadline: self.vm.check_extension(Cap::TscDeadlineTimer),
-                    ext_dest_id: wide_ids,
-                };
-                entries = cpuid::shared(supported.as_slice(), &params);
+                entries = guest_cpuid(&self.kvm, &self.vm, &fd, cpus)?;
             }
             cpuid::for_vcpu(&mut entries, cpus.topology, index);
             let table = CpuId::from_entries(&entries).map_err(|_| KvmError::Vcpu {
@@ -180,7 +164,7 @@ fn wide_ids(cpus: &Cpus) -> bool {
     cpuid::apic_id(cpus.topology, cpus.count.saturating_sub(1)) > XAPIC_MAX_ID
 }
 
-fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
+pub(super) fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
     loop {
         match kvm.create_vm() {
             Ok(vm) => return Ok(vm),
@@ -189,6 +173,24 @@ fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
             Err(e) => return Err(KvmError::call("KVM_CREATE_VM")(e)),
         }
     }
+}
+
+/// The CPUID leaves that all vCPUs of a machine share; `vcpu` is any of them.
+pub(super) fn guest_cpuid(kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd, cpus: &Cpus) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
+    if cpus.nested && !cpuid::has_nested(supported.as_slice()) {
+        return Err(KvmError::NoNested);
+    }
+    let params = Params {
+        topology: cpus.topology,
+        nested: cpus.nested,
+        tsc_khz: vcpu.get_tsc_khz().unwrap_or(0),
+        tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
+        ext_dest_id: wide_ids(cpus),
+    };
+    Ok(cpuid::shared(supported.as_slice(), &params))
 }
 
 struct Kicks(Arc<VmFd>);

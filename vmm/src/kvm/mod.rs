@@ -3,6 +3,7 @@
 mod cpuid;
 mod error;
 mod irq;
+pub mod leaves;
 mod machine;
 mod msrs;
 pub mod probe;
@@ -13,7 +14,8 @@ mod vcpu;
 pub(crate) use cpuid::apic_id;
 pub use error::KvmError;
 pub use irq::Lines;
+pub use leaves::Leaf;
 pub use machine::Machine;
-pub use probe::{Host, HostKind};
+pub use probe::{Capabilities, Host, HostKind, Missing};
 pub use stats::VcpuStats;
 pub use vcpu::KvmVcpu;

@@ -1,10 +1,15 @@
 //! What kind of `/dev/kvm` this host has, and what that means.
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
 use vsc_firmware::kernel::Flavour;
+
+use super::KvmError;
 
 /// The kinds of host this program meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,10 +129,77 @@ impl Missing {
                 let vendor = if is_amd() { "kvm_amd" } else { "kvm_intel" };
                 format!("sudo modprobe {vendor}")
             }
-            Self::NotPermitted => "sudo usermod -aG kvm \"$USER\"   (then log in again)".into(),
-            Self::Busy => "stop the other hypervisor (VirtualBox, VMware), then: sudo modprobe -a kvm".into(),
+            Self::NotPermitted => "sudo usermod -aG kvm \"$USER\" && newgrp kvm".into(),
+            Self::Busy => "sudo modprobe -r vboxnetadp vboxnetflt vboxdrv vmnet vmmon".into(),
             Self::Other(_) => "sudo dmesg | grep -i kvm".into(),
         }
+    }
+}
+
+/// KVM_API_VERSION, constant since Linux 2.6.22.
+pub const API_VERSION: i32 = 12;
+
+/// What every machine of this monitor needs of KVM (Linux Documentation/virt/kvm/api.rst).
+const NEEDED: [(Cap, &str); 10] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::DestroyMemoryRegionWorks, "KVM_CAP_DESTROY_MEMORY_REGION_WORKS"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::EnableCapVm, "KVM_CAP_ENABLE_CAP_VM"),
+];
+/// What some machines or reports need.
+const OPTIONAL: [(Cap, &str); 5] = [
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER"),
+    (Cap::X2ApicApi, "KVM_CAP_X2APIC_API"),
+    (Cap::NestedState, "KVM_CAP_NESTED_STATE"),
+];
+
+/// What KVM says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// KVM_GET_API_VERSION; [`API_VERSION`] is the one there is.
+    pub api_version: i32,
+    /// KVM_CAP_MAX_VCPUS.
+    pub max_vcpus: u32,
+    /// Capabilities without which no machine runs, and this KVM lacks.
+    pub lacks: Vec<String>,
+    /// Capabilities that only some machines need, and this KVM lacks.
+    pub lacks_optional: Vec<String>,
+}
+
+impl Capabilities {
+    /// Asks the KVM behind `device`, normally `/dev/kvm`.
+    ///
+    /// # Errors
+    /// [`KvmError::Open`].
+    pub fn of(device: &Path) -> Result<Self, KvmError> {
+        let path = CString::new(device.as_os_str().as_bytes()).map_err(|e| KvmError::Open(e.into()))?;
+        let open = |e: kvm_ioctls::Error| KvmError::Open(io::Error::from_raw_os_error(e.errno()));
+        let kvm = Kvm::new_with_path(path).map_err(open)?;
+        let lacking = |caps: &[(Cap, &str)]| {
+            caps.iter()
+                .filter(|(cap, _)| kvm.check_extension_raw(*cap as libc::c_ulong) <= 0)
+                .map(|(_, name)| (*name).to_owned())
+                .collect()
+        };
+        Ok(Self {
+            api_version: kvm.get_api_version(),
+            max_vcpus: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
+            lacks: lacking(&NEEDED),
+            lacks_optional: lacking(&OPTIONAL),
+        })
+    }
+
+    /// Whether machines of this monitor run on it.
+    pub fn suffice(&self) -> bool {
+        self.api_version == API_VERSION && self.lacks.is_empty()
     }
 }
 
@@ -170,7 +242,7 @@ mod tests {
             (libc::ENOENT, Missing::Absent, "modprobe"),
             (libc::EACCES, Missing::NotPermitted, "usermod"),
             (libc::ENXIO, Missing::NoDriver, "modprobe"),
-            (libc::EBUSY, Missing::Busy, "stop the other"),
+            (libc::EBUSY, Missing::Busy, "modprobe -r"),
             (libc::EIO, Missing::Other(libc::EIO), "dmesg"),
         ] {
             let host = Host::classify(Path::new("/"), Err(io::Error::from_raw_os_error(errno)));
@@ -179,5 +251,14 @@ mod tests {
             assert!(host.describe().starts_with("no KVM: "));
             assert!(!host.boots(Flavour::Stock) && !host.boots(Flavour::Cpl3));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_kvm_has_no_capabilities() {
+        let capabilities = Capabilities::of(Path::new("/dev/null")).unwrap();
+        assert_eq!(capabilities.api_version, -1);
+        assert_eq!(capabilities.lacks.len(), NEEDED.len());
+        assert!(!capabilities.suffice());
+        assert!(matches!(Capabilities::of(Path::new("/dev/no-such-node")), Err(KvmError::Open(_))));
     }
 }

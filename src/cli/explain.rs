@@ -8,7 +8,7 @@ use vsc::compile::{DevicePair, RunPlan, device_pairs};
 use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 
 use super::Common;
-use super::run::{KeyArgs, Source, compile, overrides};
+use super::run::{KeyArgs, Source, compile};
 use crate::say;
 
 /// Arguments of `check`.
@@ -34,7 +34,7 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn check(args: &CheckArgs, common: &Common) -> u8 {
     let mut layers = args.keys.layers();
-    layers.extend(overrides(common));
+    layers.extend(args.keys.overrides());
     match compile(Source { file: Some(&args.scenario), layers }, common) {
         Some(_) => 0,
         None => crate::FAILED,
@@ -51,7 +51,7 @@ struct Explained<'a> {
 
 pub(super) fn explain(args: &ExplainArgs, common: &Common) -> u8 {
     let mut layers = args.keys.layers();
-    layers.extend(overrides(common));
+    layers.extend(args.keys.overrides());
     let Some(mut plan) = compile(Source { file: args.scenario.as_deref(), layers }, common) else {
         return crate::FAILED;
     };

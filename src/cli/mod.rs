@@ -34,9 +34,6 @@ struct Cli {
 /// Options that every verb takes.
 #[derive(Debug, Args)]
 struct Common {
-    /// Sets a scenario key, as in `-o memory.size=2G`; later ones win.
-    #[arg(short = 'o', value_name = "KEY=VALUE", global = true)]
-    set: Vec<String>,
     /// Machine-readable output.
     #[arg(long, global = true)]
     json: bool,

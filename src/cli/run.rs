@@ -42,6 +42,10 @@ pub(super) struct RunArgs {
 /// Options that stand for keys.
 #[derive(Debug, Args)]
 pub(super) struct KeyArgs {
+    /// Sets a scenario key, as in `-o memory.size=2G`; later ones win.
+    // Not among the global options: `image tiny -o FILE` means a file.
+    #[arg(short = 'o', value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// The kernel: ELF, bzImage or compressed vmlinux.
     #[arg(long, value_name = "FILE")]
     kernel: Option<String>,
@@ -67,6 +71,11 @@ impl KeyArgs {
         .into_iter()
         .filter_map(|(flag, key, value)| Some(Layer::Flag(Override::flag(flag, key, value.as_deref()?))))
         .collect()
+    }
+
+    /// The layers of `-o`, in order; they come after every other.
+    pub(super) fn overrides(&self) -> impl Iterator<Item = Layer> {
+        self.set.iter().map(|text| Layer::Option(Override::option(text)))
     }
 }
 
@@ -108,11 +117,6 @@ fn report(messages: &Diagnostics, common: &Common) {
     }
 }
 
-/// The layers of `-o`, in order.
-pub(super) fn overrides(common: &Common) -> Vec<Layer> {
-    common.set.iter().map(|text| Layer::Option(Override::option(text))).collect()
-}
-
 pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
     let started = Instant::now();
     let mut layers = args.keys.layers();
@@ -130,7 +134,7 @@ pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
     if let Some(timeout) = &args.timeout {
         layers.push(Layer::Flag(Override::flag("--timeout", "limits.timeout", timeout)));
     }
-    layers.extend(overrides(common));
+    layers.extend(args.keys.overrides());
     if !args.command.is_empty() {
         layers.push(Layer::Command(args.command.clone()));
     }

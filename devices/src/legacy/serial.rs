@@ -7,12 +7,14 @@
 //! read: a UNIX socket without a client, a pipe without a reader.
 //!
 //! **Input.** Read on the I/O loop only while the UART's FIFO has room, and not before the guest listens: its driver
-//! enabled the receive interrupt, or it polls. So what is piped in at start is not eaten by a driver's probe.
+//! enabled the receive interrupt, or it polls. So what is piped in at start is not eaten by a driver's probe, which
+//! enables all interrupts for a moment to see whether they can be (Linux autoconfig()), or by its start, which reads
+//! and drops what the FIFO holds (Linux serial8250_do_startup()). A driver that shuts the port down listens no more.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use vm_superio::Trigger;
@@ -37,9 +39,16 @@ pub const LEN: u64 = 8;
 const PORTS: [(u64, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 const INTERRUPT_ENABLE: u64 = 1;
+const FIFO_CONTROL: u64 = 2;
 const LINE_CONTROL: u64 = 3;
+const MODEM_CONTROL: u64 = 4;
 const LINE_STATUS: u64 = 5;
 const ENABLE_RECEIVED_DATA: u8 = 1 << 0;
+/// All interrupts of a 16550A; a driver at work leaves one out, a probe does not.
+const ENABLE_ALL: u8 = 0x0f;
+const CLEAR_RECEIVER: u8 = 1 << 1;
+/// Opens the way from the UART's interrupt to the PC's (OUT2).
+const INTERRUPTS_OUT: u8 = 1 << 3;
 const DIVISOR_LATCH: u8 = 1 << 7;
 
 /// A guest that reads the line status this often without doing anything else waits for input by polling.
@@ -48,6 +57,9 @@ const POLLS: u32 = 16;
 const PIECE: usize = 256;
 /// When the UART is busy with a vCPU, input is tried again after this long.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// All interrupts enabled for this long are more than a probe.
+const PROBE: Duration = Duration::from_millis(50);
 
 /// Tokens of a [`SerialSource`]: the timer, then those of the link.
 const ALARM: u32 = 0;
@@ -131,6 +143,10 @@ pub struct Serial {
     /// Line status reads since the last other access.
     polls: u32,
     listening: bool,
+    /// The receive interrupt is enabled.
+    receives: bool,
+    /// Since when all interrupts are, by a guest that does not listen yet.
+    probed: Option<Instant>,
 }
 
 /// The host's end of a [`Serial`], to be put on an I/O loop.
@@ -177,6 +193,8 @@ impl Serial {
             line_control: 0,
             polls: 0,
             listening: false,
+            receives: false,
+            probed: None,
         }));
         let source = (!link.is_null()).then(|| SerialSource {
             serial: Arc::clone(&serial),
@@ -222,9 +240,36 @@ impl Serial {
         }
         // Neither the trigger nor the transmitter can fail.
         let _ = self.uart.write(offset as u8, value);
-        if offset == INTERRUPT_ENABLE && !latch && value & ENABLE_RECEIVED_DATA != 0 {
-            self.listens();
+        match offset {
+            INTERRUPT_ENABLE if !latch => {
+                self.receives = value & ENABLE_RECEIVED_DATA != 0;
+                self.probed = None;
+                if self.receives && !self.listening && value & ENABLE_ALL == ENABLE_ALL {
+                    self.probed = Some(Instant::now());
+                    self.shared.alarm.within(PROBE);
+                } else if self.receives {
+                    self.listens();
+                }
+            }
+            FIFO_CONTROL if value & CLEAR_RECEIVER != 0 && !self.receives => self.listening = false,
+            MODEM_CONTROL if value & INTERRUPTS_OUT == 0 && !self.receives => {
+                self.listening = false
+            }
+            _ => {}
         }
+    }
+
+    /// Whether input may come. A probe that lasts was none.
+    fn takes_input(&mut self) -> bool {
+        if let Some(since) = self.probed {
+            if since.elapsed() >= PROBE {
+                self.probed = None;
+                self.listening = true;
+            } else {
+                self.shared.alarm.within(PROBE);
+            }
+        }
+        self.listening && self.uart.fifo_capacity() > 0
     }
 }
 
@@ -271,7 +316,7 @@ impl SerialSource {
         }) else {
             return Feed::Busy;
         };
-        if !serial.listening || serial.uart.fifo_capacity() == 0 {
+        if !serial.takes_input() {
             self.shared.starved.store(true, Ordering::Release);
             return Feed::Full;
         }

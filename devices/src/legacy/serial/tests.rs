@@ -306,6 +306,67 @@ fn input_waits_for_a_guest_that_listens_and_arrives_whole() {
 }
 
 #[test]
+fn a_probe_and_a_start_eat_nothing() {
+    let (end, mut host) = std::io::pipe().unwrap();
+    let (guest, source) = Guest::given(end);
+    let events = inline(source);
+    host.write_all(b"uname").unwrap();
+    events.pump();
+    // Linux autoconfig(), at every moment of which the loop may run.
+    for (register, value) in [
+        (1, 0),
+        (1, 0x0f),
+        (1, 0),
+        (4, 0x1a),
+        (4, 0x08),
+        (2, 1),
+        (2, 7),
+        (2, 0),
+    ] {
+        guest.set(register, value);
+        events.pump();
+        assert_eq!(
+            guest.get(LINE_STATUS) & 1,
+            0,
+            "register {register} = {value:#x}"
+        );
+    }
+    guest.get(0);
+    guest.set(1, 5);
+    assert_eq!(guest.type_in(5, || pump(&events)), b"uname");
+    // Closed and opened again.
+    for (register, value) in [(1, 0), (4, 1), (2, 7), (2, 0)] {
+        guest.set(register, value);
+    }
+    host.write_all(b"exit").unwrap();
+    events.pump();
+    guest.get(0);
+    assert_eq!(guest.get(LINE_STATUS) & 1, 0);
+    guest.set(4, 0x0b);
+    guest.set(1, 5);
+    assert_eq!(guest.type_in(4, || pump(&events)), b"exit");
+}
+
+#[test]
+fn a_driver_that_leaves_all_interrupts_enabled_gets_its_input() {
+    let (end, mut host) = std::io::pipe().unwrap();
+    let (guest, source) = Guest::given(end);
+    let events = inline(source);
+    host.write_all(b"x").unwrap();
+    events.pump();
+    guest.set(1, 0x0f);
+    let start = std::time::Instant::now();
+    // The line status is not polled: that would be listening too.
+    while guest.wire.pulses.load(Ordering::SeqCst) < 2 {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        pump(&events);
+        thread::yield_now();
+    }
+    assert!(start.elapsed() >= PROBE);
+    assert_eq!(guest.get(0), b'x');
+}
+
+#[test]
 fn input_reaches_a_guest_that_only_polls() {
     let (end, mut host) = std::io::pipe().unwrap();
     let (guest, source) = Guest::given(end);

@@ -1,124 +1,294 @@
-//! `vsc-run doctor`: what this host is, what works on it, and what mends the rest.
+//! `vsc-run doctor`: what this host is, what works on it, and the one command that mends what does not.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
-use vsc::facts::{Facts, LiveFacts, Root, Variables};
-use vsc_vmm::kvm::{Host, HostKind};
+use vsc::facts::{Facts, InstalledKernel, LiveFacts, Root, Variables};
+use vsc_vmm::kvm::probe::API_VERSION;
+use vsc_vmm::kvm::{Capabilities, Host, HostKind, Missing};
 
-use super::Common;
-use crate::say;
+use super::{Common, child};
+use crate::{run, say};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
-pub(super) struct DoctorArgs {}
+pub(super) struct DoctorArgs {
+    /// Boots the built-in guest, which tests the processor, memory, interrupts and devices.
+    #[arg(long)]
+    self_test: bool,
+}
 
-/// The verdict.
+/// The verdict; as JSON its fields are added, never renamed.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Machines can run here; the exit code is 0 then, else 1.
+    runs: bool,
     kvm: Host,
     summary: String,
+    /// What KVM says of itself; none where it cannot be asked.
+    capabilities: Option<Capabilities>,
     checks: Vec<Check>,
     kernels: Vec<String>,
+    self_test: Option<SelfTest>,
 }
 
 /// One thing that works or does not.
 #[derive(Debug, Serialize)]
 struct Check {
-    what: String,
+    /// A name that stays.
+    id: &'static str,
+    what: &'static str,
     works: bool,
+    /// No machine runs without it.
+    needed: bool,
     /// Why not, or what it rests on.
     detail: String,
-    /// The one command, or step, that mends it.
+    /// The one command that mends it.
     remedy: Option<String>,
 }
 
-pub(super) fn run(_: &DoctorArgs, common: &Common) -> u8 {
-    let facts = LiveFacts::new(Root(common.host_root.clone()), Variables::of_process());
-    let report = examine(&facts);
+/// How the built-in guest fared.
+#[derive(Debug, Serialize)]
+struct SelfTest {
+    passed: bool,
+    exit_code: Option<i32>,
+    milliseconds: f64,
+    /// What went wrong: the guest's lines, then ours.
+    messages: Vec<String>,
+}
+
+pub(super) fn run(args: &DoctorArgs, common: &Common) -> u8 {
+    let root = Root(common.host_root.clone());
+    let live = root == Root::default();
+    if args.self_test && !live {
+        say::err("--self-test runs on this host, not on a directory (--host-root)");
+        return crate::FAILED;
+    }
+    let facts = LiveFacts::new(root.clone(), Variables::of_process());
+    let mut report = examine(&facts, &root, live);
+    if args.self_test && report.runs {
+        match self_test() {
+            Ok(test) => {
+                report.runs = test.passed;
+                report.checks.push(of_self_test(&test));
+                report.self_test = Some(test);
+            }
+            Err(e) => {
+                say::err(&format!("cannot start this program again: {e}"));
+                return crate::FAILED;
+            }
+        }
+    }
     if common.json {
         say::out(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
     } else {
-        say::out(&text(&report));
+        say::out(&text(&report, common));
     }
-    u8::from(report.kvm.kind == HostKind::None)
+    u8::from(!report.runs)
 }
 
-fn examine(facts: &LiveFacts) -> Report {
+fn examine(facts: &LiveFacts, root: &Root, live: bool) -> Report {
     let host = facts.host();
-    let kernels: Vec<_> = facts.kernels().into_iter().map(|k| k.path).collect();
-    let cpl3 = |p: &std::path::PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().contains("cpl3"));
-    let hardware = host.kind == HostKind::Hardware;
-    let check = |what: &str, works, detail: String, remedy: Option<String>| Check {
-        what: what.into(),
-        works,
-        detail,
-        remedy,
-    };
-    let mut checks = vec![
-        check("KVM", host.kind != HostKind::None, host.describe(), host.remedy()),
-        check(
-            "built-in guest",
-            host.kind != HostKind::None,
-            "vsc-run without a scenario boots it".into(),
-            host.remedy(),
-        ),
-    ];
-    let stock = kernels.iter().find(|p| !cpl3(p));
-    let native = kernels.iter().find(|p| cpl3(p));
-    checks.push(match (hardware, stock) {
-        (true, Some(path)) => check("stock Linux kernels", true, format!("the newest is {}", path.display()), None),
-        (true, None) => check(
-            "stock Linux kernels",
-            true,
-            "none is installed in /boot".into(),
-            Some("sudo apt install linux-image-cloud-amd64".into()),
-        ),
-        (false, _) => check(
-            "stock Linux kernels",
-            false,
-            "they need hardware KVM".into(),
-            host.remedy().or_else(|| Some("tests/rig/run -- CMD boots them in an emulated AMD host".into())),
-        ),
-    });
-    if host.kind == HostKind::SoftwarePaging {
-        checks.push(match native {
-            Some(path) => check("vsc's cpl3 kernel", true, format!("{}", path.display()), None),
-            None => check(
-                "vsc's cpl3 kernel",
-                false,
-                "none is installed, so no Linux command runs natively".into(),
-                Some("firmware/kernel/build cpl3 ~/.local/share/vsc/kernels".into()),
-            ),
-        });
-    }
-    checks.push(check(
-        "nested virtualization",
-        facts.nested() && hardware,
-        if hardware { "the module parameter nested of kvm_amd or kvm_intel".into() } else { "needs hardware KVM".into() },
-        (hardware && !facts.nested()).then(|| "sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1".into()),
-    ));
-    if let Some(container) = facts.container() {
-        checks.push(check("outside of a container", false, format!("this runs in {container}"), None));
+    let kernels = facts.kernels();
+    let mut checks = vec![kvm(facts, root)];
+    let mut capabilities = None;
+    if host.kind != HostKind::None {
+        let (check, found) = ask_kvm(root, live);
+        checks.extend(check);
+        capabilities = found;
+        checks.extend(linux(host, &kernels));
+        checks.push(nested(facts, root));
     }
     Report {
+        runs: checks.iter().all(|c| c.works || !c.needed),
         kvm: host,
         summary: host.describe(),
+        capabilities,
         checks,
-        kernels: kernels.iter().map(|k| k.display().to_string()).collect(),
+        kernels: kernels.iter().map(|k| k.path.display().to_string()).collect(),
+        self_test: None,
     }
 }
 
-fn text(report: &Report) -> String {
-    let mut text = format!("{}\n\n", report.summary);
-    for c in &report.checks {
-        let mark = if c.works { "works" } else { "no   " };
-        text += &format!("{mark}  {}: {}\n", c.what, c.detail);
-        if let Some(remedy) = &c.remedy {
+/// Whether there is a KVM at all.
+fn kvm(facts: &LiveFacts, root: &Root) -> Check {
+    let host = facts.host();
+    let mut check = Check {
+        id: "kvm",
+        what: "KVM",
+        works: host.kind != HostKind::None,
+        needed: true,
+        detail: host.describe(),
+        remedy: host.remedy(),
+    };
+    let module = |name: &str| root.at("/sys/module").join(name).exists();
+    let flags = facts.cpu_flags();
+    let flag = |name: &str| flags.iter().any(|f| f == name);
+    match (host.missing, facts.container()) {
+        (Some(Missing::Absent | Missing::NoDriver), Some(engine)) if engine == "docker" || engine == "podman" => {
+            check.detail += &format!("; {engine} shows it to a container only when told to");
+            check.remedy = Some(format!("{engine} run --device=/dev/kvm -it debian bash"));
+        }
+        (Some(Missing::Absent | Missing::NoDriver), _) => {
+            if flag("svm") || flag("vmx") {
+                check.remedy = Some(format!("sudo modprobe {}", if flag("svm") { "kvm_amd" } else { "kvm_intel" }));
+            } else if flag("hypervisor") {
+                check.detail += "; this host is itself a virtual machine without nested virtualization";
+                check.remedy = Some("tests/rig/run -- vsc-run".into());
+            } else if root.at("/proc/cpuinfo").exists() {
+                check.detail += "; the processor offers no virtualization, which the firmware's setup may have off";
+                check.remedy = Some("sudo systemctl reboot --firmware-setup".into());
+            }
+        }
+        (Some(Missing::Busy), _) if module("vboxdrv") => {
+            check.detail += ": VirtualBox";
+            check.remedy = Some("sudo modprobe -r vboxnetadp vboxnetflt vboxdrv".into());
+        }
+        (Some(Missing::Busy), _) if module("vmmon") => {
+            check.detail += ": VMware";
+            check.remedy = Some("sudo modprobe -r vmmon".into());
+        }
+        _ => {}
+    }
+    check
+}
+
+/// What KVM says of itself. A plain file below another root stands for a KVM that answers as it should.
+fn ask_kvm(root: &Root, live: bool) -> (Option<Check>, Option<Capabilities>) {
+    let device = root.at("/dev/kvm");
+    let is_device = fs::metadata(&device).is_ok_and(|m| m.file_type().is_char_device());
+    if !is_device && !live {
+        return (None, None);
+    }
+    let mut check = Check {
+        id: "kvm-api",
+        what: "KVM API",
+        works: false,
+        needed: true,
+        detail: String::new(),
+        remedy: None,
+    };
+    let found = match Capabilities::of(&device) {
+        Ok(found) => found,
+        Err(e) => {
+            check.detail = run::chain(&e);
+            return (Some(check), None);
+        }
+    };
+    check.works = found.suffice();
+    let list = |names: &[String]| names.join(", ");
+    check.detail = if found.api_version != API_VERSION {
+        format!("{} is no KVM of version {API_VERSION}", device.display())
+    } else if !found.lacks.is_empty() {
+        check.remedy = Some("sudo apt install linux-image-amd64".into());
+        format!("this kernel's KVM lacks {}", list(&found.lacks))
+    } else {
+        let lacks = match found.lacks_optional.as_slice() {
+            [] => String::new(),
+            names => format!(", without {}", list(names)),
+        };
+        format!("version {}, up to {} vCPUs{lacks}", found.api_version, found.max_vcpus)
+    };
+    (Some(check), Some(found))
+}
+
+/// Kernels that boot here.
+fn linux(host: Host, kernels: &[InstalledKernel]) -> Vec<Check> {
+    let is_cpl3 = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().contains("cpl3"));
+    let find = |cpl3: bool| kernels.iter().find(|k| is_cpl3(&k.path) == cpl3).map(|k| k.path.display().to_string());
+    let hardware = host.kind == HostKind::Hardware;
+    let stock = find(false);
+    let mut checks = vec![Check {
+        id: "stock-kernels",
+        what: "stock Linux kernels",
+        works: hardware && stock.is_some(),
+        needed: false,
+        detail: match (hardware, stock.clone()) {
+            (false, _) => "they need hardware KVM; the rig emulates it".into(),
+            (true, Some(path)) => path,
+            (true, None) => "none is installed in /boot, and --kernel FILE boots one from anywhere".into(),
+        },
+        remedy: match (hardware, stock) {
+            (false, _) => Some("tests/rig/run -- vsc-run".into()),
+            (true, Some(_)) => None,
+            (true, None) => Some("sudo apt install linux-image-cloud-amd64".into()),
+        },
+    }];
+    if !hardware {
+        let own = find(true);
+        checks.push(Check {
+            id: "cpl3-kernel",
+            what: "vsc's cpl3 kernel",
+            works: own.is_some(),
+            needed: false,
+            remedy: own.is_none().then(|| "firmware/kernel/build cpl3 ~/.local/share/vsc/kernels".into()),
+            detail: own.unwrap_or_else(|| "none is installed, so no Linux command runs natively".into()),
+        });
+    }
+    checks
+}
+
+fn nested(facts: &LiveFacts, root: &Root) -> Check {
+    let module = ["kvm_amd", "kvm_intel"].into_iter().find(|name| root.at("/sys/module").join(name).exists());
+    let works = facts.nested();
+    Check {
+        id: "nested",
+        what: "nested virtualization",
+        works,
+        needed: false,
+        detail: match module {
+            Some(name) => format!("the parameter nested of {name} is {}", if works { "on" } else { "off" }),
+            None => "it needs the module kvm_amd or kvm_intel".into(),
+        },
+        remedy: module.filter(|_| !works).map(|m| format!("sudo modprobe -r {m} && sudo modprobe {m} nested=1")),
+    }
+}
+
+/// Runs the built-in guest with all its tests.
+fn self_test() -> std::io::Result<SelfTest> {
+    let run = child::run(&["--timeout".into(), "60s".into()])?;
+    let said = String::from_utf8_lossy(&run.stdout);
+    let failed = said.lines().filter(|line| line.contains("FAIL")).map(str::to_owned);
+    Ok(SelfTest {
+        passed: run.status.success(),
+        exit_code: run.status.code(),
+        milliseconds: run.whole.as_secs_f64() * 1e3,
+        messages: failed.chain(run.failure()).collect(),
+    })
+}
+
+fn of_self_test(test: &SelfTest) -> Check {
+    Check {
+        id: "self-test",
+        what: "self-test",
+        works: test.passed,
+        needed: true,
+        detail: match test.messages.join("; ") {
+            said if said.is_empty() => format!("the built-in guest passed in {:.0} ms", test.milliseconds),
+            said => said,
+        },
+        remedy: (!test.passed).then(|| "vsc-run --verbose".into()),
+    }
+}
+
+fn text(report: &Report, common: &Common) -> String {
+    let mut text = String::new();
+    for Check { id: _, what, works, needed: _, detail, remedy } in &report.checks {
+        if *works && common.quiet {
+            continue;
+        }
+        text += &format!("{}  {what}: {detail}\n", if *works { "works" } else { "no   " });
+        if let Some(remedy) = remedy {
             text += &format!("       try: {remedy}\n");
         }
     }
-    if !report.kernels.is_empty() {
-        text += &format!("\nkernels found: {}\n", report.kernels.join(", "));
+    if common.verbose {
+        for kernel in &report.kernels {
+            text += &format!("kernel {kernel}\n");
+        }
     }
-    text
+    text + if report.runs { "Machines run on this host.\n" } else { "No machine runs on this host.\n" }
 }

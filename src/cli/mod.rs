@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod attach;
+mod bench;
+mod child;
+mod cpu;
+mod describe;
 mod doctor;
 mod explain;
 mod image;
@@ -63,6 +67,16 @@ enum Verb {
     Check(explain::CheckArgs),
     /// Shows what a scenario becomes: resources and devices.
     Explain(explain::ExplainArgs),
+    /// Shows the CPU features of the host, of a guest, and how they differ.
+    Cpu(cpu::CpuArgs),
+    /// Measures how long starts take.
+    Bench(bench::BenchArgs),
+    /// Prints the version and what this build can do.
+    Version,
+    /// Prints a script that completes this program's arguments in a shell.
+    Completions(describe::CompletionsArgs),
+    /// Prints a manual page, for `man -l -`.
+    Man(describe::ManArgs),
 }
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
@@ -89,5 +103,10 @@ pub(crate) fn main() -> u8 {
         Some(Verb::Attach(args)) => attach::run(&args, &cli.common),
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),
+        Some(Verb::Cpu(args)) => cpu::run(&args, &cli.common),
+        Some(Verb::Bench(args)) => bench::run(&args, &cli.common),
+        Some(Verb::Version) => describe::version(&cli.common),
+        Some(Verb::Completions(args)) => describe::completions(&args),
+        Some(Verb::Man(args)) => describe::man(&args),
     }
 }

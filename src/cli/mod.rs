@@ -1,5 +1,6 @@
 //! `vsc-run`: one table of verbs and options feeds parsing and `--help`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -85,9 +86,38 @@ const LATER: [&str; 17] = [
     "shell", "info", "sev", "top",
 ];
 
+/// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
+/// must start fast.
+#[derive(Debug, Parser)]
+#[command(name = "vsc-run", disable_help_flag = true)]
+struct Short {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    run: run::RunArgs,
+}
+
+/// Words that clap takes for verbs.
+const VERBS: [&str; 12] = [
+    "doctor", "image", "ps", "attach", "check", "explain", "cpu", "bench", "version", "completions", "man", "help",
+];
+
+/// Parses `words`, the program's name first. What [`Short`] does not understand, mistakes and calls for help
+/// included, is for [`Cli`].
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut before_command = words.iter().skip(1).take_while(|word| *word != "--");
+    if !before_command.any(|word| VERBS.iter().any(|verb| word == verb))
+        && let Ok(Short { common, run }) = Short::try_parse_from(words)
+    {
+        return Ok(Cli { common, run, verb: None });
+    }
+    Cli::try_parse_from(words)
+}
+
 /// Parses, runs, and returns the exit code.
 pub(crate) fn main() -> u8 {
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&words) {
         Ok(cli) => cli,
         Err(e) => {
             // clap's own printing: help and version go to standard output, mistakes to standard error.
@@ -108,5 +138,55 @@ pub(crate) fn main() -> u8 {
         Some(Verb::Version) => describe::version(&cli.common),
         Some(Verb::Completions(args)) => describe::completions(&args),
         Some(Verb::Man(args)) => describe::man(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_sound_and_its_verbs_are_listed() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        Short::command().debug_assert();
+        command.build();
+        let verbs: Vec<_> = command.get_subcommands().map(|verb| verb.get_name()).collect();
+        assert_eq!(verbs, VERBS);
+        assert!(command.get_subcommands().all(|verb| verb.get_all_aliases().next().is_none()));
+        assert!(LATER.iter().all(|later| !VERBS.contains(later)));
+    }
+
+    #[test]
+    fn the_short_way_understands_words_as_the_long_one_does() {
+        for line in [
+            "",
+            "a.yaml",
+            "-q a.yaml -o memory=1G --cpus 2 -- doctor --help",
+            "--json --result r.json --timeout 2s --timing -m 2G -v",
+            "doctor",
+            "doctor --json",
+            "--json doctor --self-test",
+            "./doctor",
+            "--kernel doctor",
+            "a.yaml doctor",
+            "doctr",
+            "-- ps",
+            "--help",
+            "-h",
+            "-V",
+            "help cpu",
+            "--no-such-option",
+            "-q -v",
+            "a.yaml b.yaml",
+        ] {
+            let words: Vec<OsString> = ["vsc-run"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+            let shown = |parsed: Result<Cli, clap::Error>| match parsed {
+                Ok(cli) => format!("{cli:?}"),
+                Err(e) => e.to_string(),
+            };
+            assert_eq!(shown(parse(&words)), shown(Cli::try_parse_from(&words)), "{line}");
+        }
     }
 }

@@ -146,9 +146,6 @@ fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending
         vm.count_exits();
     }
     vm.start().map_err(|e| format!("cannot start a vCPU thread: {e}"))?;
-    if let Some((rows, columns)) = terminal::size().filter(|_| host.terminal.is_some()) {
-        vm.resize_consoles(rows, columns);
-    }
     moments.note_start(job.started, &vm.marks());
     let mut session = Session {
         job,
@@ -176,6 +173,9 @@ fn given(descriptors: &[(String, u32)]) -> Result<HostEnds, String> {
         let number = i32::try_from(*number).map_err(|_| format!("there is no descriptor {number}"))?;
         // SAFETY: a plain system call; a number that is no descriptor is its error.
         let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if host.terminal.is_some() {
+        session.tell_size();
+    }
         if copy < 0 {
             return Err(format!("descriptor {number} ({name}): {}", io::Error::last_os_error()));
         }
@@ -368,16 +368,22 @@ impl Session<'_, '_> {
 
     fn on_signal(&mut self, signal: i32, host: &mut Host) {
         if signal == libc::SIGWINCH {
-            if let Some((rows, columns)) = terminal::size() {
-                self.vm.resize_consoles(rows, columns);
-                if let Some(control) = &mut self.control {
-                    control.winsize(rows, columns);
-                }
-            }
+            self.tell_size();
             return;
         }
         host.told_to_end = true;
         let again = self.asked.replace(signal).is_some();
+    /// By our init where it runs. The device's own message is for other guests only: which of its numbers comes
+    /// first depends on the kernel (Linux before 6.15, from 6.17, and its stable branches differ).
+    fn tell_size(&mut self) {
+        if let Some((rows, columns)) = terminal::size() {
+            match &mut self.control {
+                Some(control) => control.winsize(rows, columns),
+                None => self.vm.resize_consoles(rows, columns),
+            }
+        }
+    }
+
         let grace = Instant::now() + self.job.resources.limits.stop_grace;
         if signal == libc::SIGHUP || again {
             self.vm.stop();
@@ -427,4 +433,8 @@ impl Session<'_, '_> {
         };
         (ending, report)
     }
+            // Its init killed it because we had to insist: the signal that we were sent is what ended it.
+            (Some(Ending::Signalled { .. }), Some(signal)) if self.told_to_power_off => {
+                Ending::Interrupted { signal: signal as u8 }
+            }
 }

@@ -161,6 +161,9 @@ fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending
         quit: false,
         moments,
     };
+    if host.terminal.is_some() {
+        session.tell_size();
+    }
     session.attend(host).map_err(|e| format!("cannot wait for events: {e}"))?;
     session.drain(host);
     Ok(session.end())
@@ -173,9 +176,6 @@ fn given(descriptors: &[(String, u32)]) -> Result<HostEnds, String> {
         let number = i32::try_from(*number).map_err(|_| format!("there is no descriptor {number}"))?;
         // SAFETY: a plain system call; a number that is no descriptor is its error.
         let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
-    if host.terminal.is_some() {
-        session.tell_size();
-    }
         if copy < 0 {
             return Err(format!("descriptor {number} ({name}): {}", io::Error::last_os_error()));
         }
@@ -366,13 +366,6 @@ impl Session<'_, '_> {
         }
     }
 
-    fn on_signal(&mut self, signal: i32, host: &mut Host) {
-        if signal == libc::SIGWINCH {
-            self.tell_size();
-            return;
-        }
-        host.told_to_end = true;
-        let again = self.asked.replace(signal).is_some();
     /// By our init where it runs. The device's own message is for other guests only: which of its numbers comes
     /// first depends on the kernel (Linux before 6.15, from 6.17, and its stable branches differ).
     fn tell_size(&mut self) {
@@ -384,6 +377,13 @@ impl Session<'_, '_> {
         }
     }
 
+    fn on_signal(&mut self, signal: i32, host: &mut Host) {
+        if signal == libc::SIGWINCH {
+            self.tell_size();
+            return;
+        }
+        host.told_to_end = true;
+        let again = self.asked.replace(signal).is_some();
         let grace = Instant::now() + self.job.resources.limits.stop_grace;
         if signal == libc::SIGHUP || again {
             self.vm.stop();
@@ -421,6 +421,10 @@ impl Session<'_, '_> {
         self.moments.note_end(&self.vm);
         let machine = Ending::of_machine(&report, self.job.command);
         let ending = match (self.status, self.asked) {
+            // Its init killed it because we had to insist: the signal that we were sent is what ended it.
+            (Some(Ending::Signalled { .. }), Some(signal)) if self.told_to_power_off => {
+                Ending::Interrupted { signal: signal as u8 }
+            }
             (Some(status), _) => status,
             (None, _) if self.quit => Ending::Quit,
             (None, _) if self.timed_out => Ending::TimedOut {
@@ -433,8 +437,4 @@ impl Session<'_, '_> {
         };
         (ending, report)
     }
-            // Its init killed it because we had to insist: the signal that we were sent is what ended it.
-            (Some(Ending::Signalled { .. }), Some(signal)) if self.told_to_power_off => {
-                Ending::Interrupted { signal: signal as u8 }
-            }
 }

@@ -101,11 +101,9 @@ pub(super) fn shared(supported: &[Entry], params: &Params) -> Vec<Entry> {
                 has_ext_topology = e.ecx & EXT1_ECX_TOPOLOGY != 0;
                 set(&mut e.ecx, EXT1_ECX_CMP_LEGACY, per_package > 1 && has_ext_topology);
             }
-            (0x8000_0008, _) => {
+            (0x8000_0008, _) if has_ext_topology => {
                 // ECX: NC, logical processors less one, and ApicIdSize, the width of that field.
-                if has_ext_topology {
-                    e.ecx = (e.ecx & !0xf0ff) | ((per_package - 1) & 0xff) | (bits.package_shift() << 12);
-                }
+                e.ecx = (e.ecx & !0xf0ff) | ((per_package - 1) & 0xff) | (bits.package_shift() << 12);
             }
             (0x8000_000a, _) if !params.nested => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
             (0x8000_001d, _) => share_amd_cache(e, t),

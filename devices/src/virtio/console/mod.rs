@@ -6,8 +6,10 @@
 //! **Open and closed.** Linux tells a reader "end of file" while the host's end is closed (PORT_OPEN 0), and makes a
 //! writer wait. So when a port's input ends, the port is closed for the guest; once the guest has closed it too and
 //! there is still somebody to read output, it is opened again. A UNIX socket's port is open while a client is
-//! connected. Console ports stay open: a terminal has no end of file. Output that nobody is there to take (a pipe
-//! without a reader, a socket without a client) is taken from the guest, logged, counted and dropped.
+//! connected. A port to standard output or error is closed when that breaks (its reader has gone, the disk is full),
+//! because a command wants to hear of it. Console ports stay open: a terminal has no end of file. Output that nobody is
+//! there to take (a pipe without a reader, a socket without a client) is taken from the guest, logged, counted and
+//! dropped.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -276,7 +278,9 @@ impl Console {
                 },
                 OUTPUT_QUEUE,
             ]);
-            ports.push(Port::new(name.clone(), *console, link, log));
+            let mut port = Port::new(name.clone(), *console, link, log);
+            port.breaks = matches!(output, Endpoint::Stdout | Endpoint::Stderr);
+            ports.push(port);
         }
         if multiport && ports.len() == 1 {
             queue_sizes.extend([CONTROL_QUEUE; 2]);
@@ -358,6 +362,7 @@ impl Console {
             Pumped::Rest => {}
             Pumped::More => self.shared.wake(),
             Pumped::Ended => {
+                port.ended |= port.breaks;
                 self.changed(index);
                 // The rest of the output is dropped in the next turn.
                 self.shared.wake();

@@ -136,6 +136,8 @@ pub(super) struct Port {
     pub(super) told_open: bool,
     /// The input ended and a guest reader is to be told by PORT_OPEN 0.
     pub(super) ended: bool,
+    /// The guest is told by PORT_OPEN 0 when the output breaks.
+    pub(super) breaks: bool,
     /// Output bytes that nobody was there to take.
     pub(super) dropped: u64,
 }
@@ -160,6 +162,7 @@ impl Port {
             guest_open: false,
             told_open: false,
             ended: false,
+            breaks: false,
             dropped: 0,
         }
     }

@@ -17,7 +17,7 @@ const LINUXS_OWN: [&str; 29] = [
     "rep_good", "nopl", "xtopology", "cpuid", "extd_apicid", "tsc_known_freq", "tsc_reliable", "vmmcall", "amd_dcm",
     "art", "pebs", "bts", "up", "pti", "ring3mwait", "cpuid_fault", "tpr_shadow", "flexpriority", "ept", "vpid",
     "ept_ad", "vnmi", "split_lock_detect", "ibrs_enhanced", "nonstop_tsc_s3", "tdx_guest", "tdx_host_platform", "k8",
-    "ibpb_exit_to_user",
+    "3dnowprefetch",
 ];
 
 fn json(output: &Output) -> Value {
@@ -73,6 +73,29 @@ fn a_guests_own_cpuinfo_names_what_cpu_show_says() {
     expect_code(&diff, 0);
     let added = json(&diff)["added"].as_array().unwrap().iter().map(|f| f.as_str().unwrap().to_owned()).collect();
     assert_eq!(missing(&added, &LINUXS_OWN.map(str::to_owned).into()), [""; 0]);
+}
+
+#[test]
+fn a_guest_has_svm_or_vmx_exactly_when_nesting_is_on() {
+    let Some(kernel) = kernel() else { return };
+    let max = show("max");
+    let can = ["svm", "vmx"].iter().any(|name| max.contains(*name));
+    let hardware = kind_of_host() == "hardware";
+    for nested in [false, true] {
+        let key = format!("cpu.nested={nested}");
+        let output = run(vsc().arg("--kernel").arg(&kernel).args(["-o", &key, "--", "cat", "/proc/cpuinfo"]));
+        if nested && !can {
+            expect_code(&output, 125);
+            assert!(text(&output.stderr).contains("E-NESTED"), "{}", text(&output.stderr));
+            continue;
+        }
+        expect_code(&output, 0);
+        let flags = told_by_cpuid(&text(&output.stdout));
+        // Without interception of CPUID the host's flags show through.
+        if hardware {
+            assert_eq!(flags.contains("svm") || flags.contains("vmx"), nested, "{flags:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `vsc-run`, the command.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod cli;
 mod run;
 mod say;

@@ -1,5 +1,7 @@
 //! The verbs that look at the host and at the program: doctor, cpu, bench, version, completions, man.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,8 @@
 //! [`vcpu`] is what each vCPU thread does. KVM itself is named only under [`kvm`], the event loop only in
 //! [`io_thread`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod builder;
 pub mod control;
 mod devices;

@@ -48,7 +48,17 @@ struct BootArgs {
 }
 
 /// Phases in the order in which they are reached, as the result file names them; others follow.
-const PHASES: [&str; 9] = ["build", "kvm", "kernel", "built", "vcpus", "first_output", "ready", "command", "end"];
+const PHASES: [&str; 9] = [
+    "build",
+    "kvm",
+    "kernel",
+    "built",
+    "vcpus",
+    "first_output",
+    "ready",
+    "command",
+    "end",
+];
 /// From before the process was started to when it was gone: what a user waits for.
 const PROCESS: &str = "process";
 
@@ -95,9 +105,13 @@ fn measure(args: &BootArgs, common: &Common) -> Result<Report, String> {
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut exits: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for number in 0..=args.runs {
-        let run = child::run(&arguments).map_err(|e| format!("cannot start this program again: {e}"))?;
+        let run =
+            child::run(&arguments).map_err(|e| format!("cannot start this program again: {e}"))?;
         if let Some(failure) = run.failure() {
-            return Err(format!("run {number} of {} did not succeed: {failure}", args.runs));
+            return Err(format!(
+                "run {number} of {} did not succeed: {failure}",
+                args.runs
+            ));
         }
         if number == 0 {
             // It filled the caches.
@@ -107,8 +121,14 @@ fn measure(args: &BootArgs, common: &Common) -> Result<Report, String> {
         for (name, ms) in phases.filter_map(|(name, ms)| Some((name, ms.as_f64()?))) {
             times.entry(name.clone()).or_default().push(ms);
         }
-        times.entry(PROCESS.into()).or_default().push(run.whole.as_secs_f64() * 1e3);
-        for (name, count) in [("to the monitor", &run.result["exits"]), ("all", &run.result["kvm"]["exits"])] {
+        times
+            .entry(PROCESS.into())
+            .or_default()
+            .push(run.whole.as_secs_f64() * 1e3);
+        for (name, count) in [
+            ("to the monitor", &run.result["exits"]),
+            ("all", &run.result["kvm"]["exits"]),
+        ] {
             if let Some(count) = Value::as_f64(count) {
                 exits.entry(name.into()).or_default().push(count);
             }
@@ -124,13 +144,21 @@ fn measure(args: &BootArgs, common: &Common) -> Result<Report, String> {
 
 /// What boots, in words and as arguments of a run.
 fn payload(args: &BootArgs, common: &Common) -> (String, Vec<OsString>) {
-    let BootArgs { scenario, runs: _, kernel, initrd, set, timeout } = args;
+    let BootArgs {
+        scenario,
+        runs: _,
+        kernel,
+        initrd,
+        set,
+        timeout,
+    } = args;
     let mut out: Vec<OsString> = vec!["--timeout".into(), timeout.into()];
     if common.host_root != Path::new("/") {
         out.extend(["--host-root".into(), common.host_root.clone().into()]);
     }
     let own = |key: &String| key.starts_with("kernel") || key.starts_with("guest");
-    let builtin = scenario.is_none() && kernel.is_none() && initrd.is_none() && !set.iter().any(own);
+    let builtin =
+        scenario.is_none() && kernel.is_none() && initrd.is_none() && !set.iter().any(own);
     if builtin {
         out.extend(["-o".into(), "guest.parameters=test=hello".into()]);
     }
@@ -146,7 +174,11 @@ fn payload(args: &BootArgs, common: &Common) -> (String, Vec<OsString>) {
     let words = match (scenario, kernel, initrd) {
         (Some(scenario), _, _) => {
             // A file named like a verb, or like an option, is a file here.
-            let path = if scenario.is_relative() { Path::new(".").join(scenario) } else { scenario.clone() };
+            let path = if scenario.is_relative() {
+                Path::new(".").join(scenario)
+            } else {
+                scenario.clone()
+            };
             out.push(path.into());
             name(scenario)
         }
@@ -165,8 +197,16 @@ fn payload(args: &BootArgs, common: &Common) -> (String, Vec<OsString>) {
 /// Rows in the order of [`PHASES`], then the unknown ones, then the whole.
 fn rows(mut samples: BTreeMap<String, Vec<f64>>) -> Vec<Row> {
     let whole = samples.remove_entry(PROCESS);
-    let known: Vec<_> = PHASES.iter().filter_map(|name| samples.remove_entry(*name)).collect();
-    known.into_iter().chain(samples).chain(whole).map(|(name, samples)| row(name, samples)).collect()
+    let known: Vec<_> = PHASES
+        .iter()
+        .filter_map(|name| samples.remove_entry(*name))
+        .collect();
+    known
+        .into_iter()
+        .chain(samples)
+        .chain(whole)
+        .map(|(name, samples)| row(name, samples))
+        .collect()
 }
 
 fn row(name: String, samples: Vec<f64>) -> Row {
@@ -177,7 +217,11 @@ fn row(name: String, samples: Vec<f64>) -> Row {
     Row {
         name,
         min: at(0),
-        median: if sorted.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 },
+        median: if sorted.len() % 2 == 1 {
+            at(middle)
+        } else {
+            (at(middle.wrapping_sub(1)) + at(middle)) / 2.0
+        },
         max: at(sorted.len().wrapping_sub(1)),
         samples,
     }
@@ -185,14 +229,26 @@ fn row(name: String, samples: Vec<f64>) -> Row {
 
 fn text(report: &Report) -> String {
     let mut text = format!("{}; runs: {}\n\n", report.payload, report.runs);
-    text += &format!("{:<15} {:>10} {:>10} {:>10}\n", "MS SINCE START", "MIN", "MEDIAN", "MAX");
+    text += &format!(
+        "{:<15} {:>10} {:>10} {:>10}\n",
+        "MS SINCE START", "MIN", "MEDIAN", "MAX"
+    );
     for row in &report.phases_ms {
         let name = row.name.replace('_', " ");
-        text += &format!("{name:<15} {:>10.2} {:>10.2} {:>10.2}\n", row.min, row.median, row.max);
+        text += &format!(
+            "{name:<15} {:>10.2} {:>10.2} {:>10.2}\n",
+            row.min, row.median, row.max
+        );
     }
-    text += &format!("\n{:<15} {:>10} {:>10} {:>10}\n", "EXITS", "MIN", "MEDIAN", "MAX");
+    text += &format!(
+        "\n{:<15} {:>10} {:>10} {:>10}\n",
+        "EXITS", "MIN", "MEDIAN", "MAX"
+    );
     for row in &report.exits {
-        text += &format!("{:<15} {:>10.0} {:>10.0} {:>10.0}\n", row.name, row.min, row.median, row.max);
+        text += &format!(
+            "{:<15} {:>10.0} {:>10.0} {:>10.0}\n",
+            row.name, row.min, row.median, row.max
+        );
     }
     text
 }
@@ -212,7 +268,8 @@ mod tests {
 
     #[test]
     fn phases_come_in_the_order_of_a_boot_and_none_is_lost() {
-        let samples = ["process", "end", "later", "kvm", "build"].map(|name| (name.to_owned(), vec![1.0]));
+        let samples =
+            ["process", "end", "later", "kvm", "build"].map(|name| (name.to_owned(), vec![1.0]));
         let names: Vec<_> = rows(samples.into()).into_iter().map(|r| r.name).collect();
         assert_eq!(names, ["build", "kvm", "end", "later", "process"]);
     }

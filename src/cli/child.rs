@@ -30,7 +30,11 @@ impl Run {
         let said = String::from_utf8_lossy(&self.stderr);
         let said = said.trim_end();
         Some(match said.lines().last() {
-            Some(last) => format!("{}: {}", self.status, last.strip_prefix("vsc-run: ").unwrap_or(last)),
+            Some(last) => format!(
+                "{}: {}",
+                self.status,
+                last.strip_prefix("vsc-run: ").unwrap_or(last)
+            ),
             None => self.status.to_string(),
         })
     }
@@ -45,7 +49,11 @@ pub(super) fn run(arguments: &[OsString]) -> io::Result<Run> {
     let path = directory.0.join("result.json");
     let mut command = Command::new(std::env::current_exe()?);
     // The runs are compared with each other: none of them may read what the first one consumed.
-    command.stdin(Stdio::null()).arg("--result").arg(&path).args(arguments);
+    command
+        .stdin(Stdio::null())
+        .arg("--result")
+        .arg(&path)
+        .args(arguments);
     let begin = Instant::now();
     let output = command.output()?;
     let whole = begin.elapsed();

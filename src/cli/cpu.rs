@@ -104,8 +104,15 @@ struct Difference<'a> {
 
 pub(super) fn run(args: &CpuArgs, common: &Common) -> u8 {
     let answer = match &args.what {
-        What::Show(ShowArgs { a, scenario, keys }) => show(a, &guest(scenario.as_deref(), keys), common),
-        What::Diff(DiffArgs { a, b, scenario, keys }) => diff(a, b, &guest(scenario.as_deref(), keys), common),
+        What::Show(ShowArgs { a, scenario, keys }) => {
+            show(a, &guest(scenario.as_deref(), keys), common)
+        }
+        What::Diff(DiffArgs {
+            a,
+            b,
+            scenario,
+            keys,
+        }) => diff(a, b, &guest(scenario.as_deref(), keys), common),
     };
     match answer {
         Ok(text) => {
@@ -122,7 +129,10 @@ pub(super) fn run(args: &CpuArgs, common: &Common) -> u8 {
 }
 
 fn guest<'a>(scenario: Option<&'a Path>, keys: &KeyArgs) -> Guest<'a> {
-    Guest { scenario, layers: keys.layers().into_iter().chain(keys.overrides()).collect() }
+    Guest {
+        scenario,
+        layers: keys.layers().into_iter().chain(keys.overrides()).collect(),
+    }
 }
 
 /// A message; none when it was printed already.
@@ -130,13 +140,20 @@ type Failure = Option<String>;
 
 fn show(which: &str, guest: &Guest<'_>, common: &Common) -> Result<String, Failure> {
     if which != "guest" && guest.is_meant() {
-        return Err(Some("a scenario and its keys say what a guest sees: add --a guest".into()));
+        return Err(Some(
+            "a scenario and its keys say what a guest sees: add --a guest".into(),
+        ));
     }
     let features = features(which, guest, common)?;
     if common.json {
         return Ok(serde_json::to_string_pretty(&features).unwrap_or_default() + "\n");
     }
-    let mut text = format!("{} ({} flags): {}\n", features.cpu, features.flags.len(), features.flags.join(" "));
+    let mut text = format!(
+        "{} ({} flags): {}\n",
+        features.cpu,
+        features.flags.len(),
+        features.flags.join(" ")
+    );
     if let Some(note) = &features.note {
         text += &format!("note: {note}\n");
     }
@@ -145,7 +162,9 @@ fn show(which: &str, guest: &Guest<'_>, common: &Common) -> Result<String, Failu
 
 fn diff(a: &str, b: &str, guest: &Guest<'_>, common: &Common) -> Result<String, Failure> {
     if guest.is_meant() && a != "guest" && b != "guest" {
-        return Err(Some("a scenario and its keys say what a guest sees, and no guest is compared".into()));
+        return Err(Some(
+            "a scenario and its keys say what a guest sees, and no guest is compared".into(),
+        ));
     }
     let (a, b) = (features(a, guest, common)?, features(b, guest, common)?);
     let set = |features: &'_ Features| features.flags.iter().cloned().collect::<BTreeSet<_>>();
@@ -155,14 +174,25 @@ fn diff(a: &str, b: &str, guest: &Guest<'_>, common: &Common) -> Result<String, 
         b: &b.cpu,
         added: in_b.difference(&in_a).map(String::as_str).collect(),
         removed: in_a.difference(&in_b).map(String::as_str).collect(),
-        notes: [&a.note, &b.note].into_iter().flatten().map(String::as_str).collect(),
+        notes: [&a.note, &b.note]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect(),
     };
     if common.json {
         return Ok(serde_json::to_string_pretty(&difference).unwrap_or_default() + "\n");
     }
     let mut text = String::new();
-    for (sign, whose, names) in [('+', difference.b, &difference.added), ('-', difference.a, &difference.removed)] {
-        text += &format!("{sign} only {whose} ({}): {}\n", names.len(), names.join(" "));
+    for (sign, whose, names) in [
+        ('+', difference.b, &difference.added),
+        ('-', difference.a, &difference.removed),
+    ] {
+        text += &format!(
+            "{sign} only {whose} ({}): {}\n",
+            names.len(),
+            names.join(" ")
+        );
     }
     for note in difference.notes {
         text += &format!("note: {note}\n");
@@ -175,15 +205,28 @@ fn features(which: &str, guest: &Guest<'_>, common: &Common) -> Result<Features,
     let (leaves, note) = match which {
         "host" if !live => {
             let path = Root(common.host_root.clone()).at("/proc/cpuinfo");
-            return Ok(Features { cpu: "host".into(), ..read(&path)? });
+            return Ok(Features {
+                cpu: "host".into(),
+                ..read(&path)?
+            });
         }
         "host" => (leaves::processor(), None),
         "guest" | "max" if !live => {
-            return Err(Some(format!("{which} needs a running KVM, which a directory (--host-root) has not")));
+            return Err(Some(format!(
+                "{which} needs a running KVM, which a directory (--host-root) has not"
+            )));
         }
         "guest" => {
-            let plan = compile(Source { file: guest.scenario, layers: guest.layers.clone() }, common).ok_or(None)?;
-            let leaves = leaves::of_guest(&plan.resources.cpus).map_err(|e| Some(run::chain(&e)))?;
+            let plan = compile(
+                Source {
+                    file: guest.scenario,
+                    layers: guest.layers.clone(),
+                },
+                common,
+            )
+            .ok_or(None)?;
+            let leaves =
+                leaves::of_guest(&plan.resources.cpus).map_err(|e| Some(run::chain(&e)))?;
             let note = (Host::probe().kind == HostKind::SoftwarePaging).then(|| {
                 "on this host (kvm_pvm) CPUID in a guest at CPL 3 is not intercepted and shows the host's flags; \
                  these are the flags that KVM was told"
@@ -197,7 +240,10 @@ fn features(which: &str, guest: &Guest<'_>, common: &Common) -> Result<Features,
     Ok(Features {
         cpu: which.into(),
         note,
-        flags: flags::names(&leaves).into_iter().map(str::to_owned).collect(),
+        flags: flags::names(&leaves)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         leaves,
     })
 }
@@ -208,11 +254,18 @@ fn read(path: &Path) -> Result<Features, Failure> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(FILE_MAX).read_to_string(&mut text))
-        .map_err(|e| Some(format!("cannot read {name}: {e} (host, guest and max are no files)")))?;
+        .map_err(|e| {
+            Some(format!(
+                "cannot read {name}: {e} (host, guest and max are no files)"
+            ))
+        })?;
     if text.trim_start().starts_with('{') {
         let features: Features = serde_json::from_str(&text)
             .map_err(|e| Some(format!("{name} is not from `vsc-run cpu show --json`: {e}")))?;
-        return Ok(Features { cpu: name.to_string(), ..features });
+        return Ok(Features {
+            cpu: name.to_string(),
+            ..features
+        });
     }
     let flags = flags::of_cpuinfo(&text).ok_or_else(|| {
         Some(format!("{name} is neither from `vsc-run cpu show --json` nor a copy of /proc/cpuinfo: no line `flags`"))

@@ -71,13 +71,19 @@ pub(super) fn version(common: &Common) -> u8 {
         name: "vsc-run",
         version: env!("CARGO_PKG_VERSION"),
         features: &FEATURES,
-        verbs: Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect(),
+        verbs: Cli::command()
+            .get_subcommands()
+            .map(|verb| verb.get_name().to_owned())
+            .collect(),
     };
     if common.json {
         say::out(&(serde_json::to_string_pretty(&version).unwrap_or_default() + "\n"));
     } else {
         let (features, verbs) = (version.features.join(" "), version.verbs.join(" "));
-        say::out(&format!("{} {}\nfeatures: {features}\nverbs: {verbs}\n", version.name, version.version));
+        say::out(&format!(
+            "{} {}\nfeatures: {features}\nverbs: {verbs}\n",
+            version.name, version.version
+        ));
     }
     0
 }
@@ -108,7 +114,10 @@ pub(super) fn man(args: &ManArgs) -> u8 {
         }),
     };
     let Some(page) = page else {
-        say::err(&format!("there is no verb {}", args.verb.as_deref().unwrap_or_default()));
+        say::err(&format!(
+            "there is no verb {}",
+            args.verb.as_deref().unwrap_or_default()
+        ));
         return crate::FAILED;
     };
     let mut text = Vec::new();

@@ -108,7 +108,10 @@ fn examine(facts: &LiveFacts, root: &Root, live: bool) -> Report {
         summary: host.describe(),
         capabilities,
         checks,
-        kernels: kernels.iter().map(|k| k.path.display().to_string()).collect(),
+        kernels: kernels
+            .iter()
+            .map(|k| k.path.display().to_string())
+            .collect(),
         self_test: None,
     }
 }
@@ -128,15 +131,21 @@ fn kvm(facts: &LiveFacts, root: &Root) -> Check {
     let flags = facts.cpu_flags();
     let flag = |name: &str| flags.iter().any(|f| f == name);
     match (host.missing, facts.container()) {
-        (Some(Missing::Absent | Missing::NoDriver), Some(engine)) if engine == "docker" || engine == "podman" => {
+        (Some(Missing::Absent | Missing::NoDriver), Some(engine))
+            if engine == "docker" || engine == "podman" =>
+        {
             check.detail += &format!("; {engine} shows it to a container only when told to");
             check.remedy = Some(format!("{engine} run --device=/dev/kvm -it debian bash"));
         }
         (Some(Missing::Absent | Missing::NoDriver), _) => {
             if flag("svm") || flag("vmx") {
-                check.remedy = Some(format!("sudo modprobe {}", if flag("svm") { "kvm_amd" } else { "kvm_intel" }));
+                check.remedy = Some(format!(
+                    "sudo modprobe {}",
+                    if flag("svm") { "kvm_amd" } else { "kvm_intel" }
+                ));
             } else if flag("hypervisor") {
-                check.detail += "; this host is itself a virtual machine without nested virtualization";
+                check.detail +=
+                    "; this host is itself a virtual machine without nested virtualization";
                 check.remedy = Some("tests/rig/run -- vsc-run".into());
             } else if root.at("/proc/cpuinfo").exists() {
                 check.detail += "; the processor offers no virtualization, which the firmware's setup may have off";
@@ -190,15 +199,26 @@ fn ask_kvm(root: &Root, live: bool) -> (Option<Check>, Option<Capabilities>) {
             [] => String::new(),
             names => format!(", without {}", list(names)),
         };
-        format!("version {}, up to {} vCPUs{lacks}", found.api_version, found.max_vcpus)
+        format!(
+            "version {}, up to {} vCPUs{lacks}",
+            found.api_version, found.max_vcpus
+        )
     };
     (Some(check), Some(found))
 }
 
 /// Kernels that boot here.
 fn linux(host: Host, kernels: &[InstalledKernel]) -> Vec<Check> {
-    let is_cpl3 = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().contains("cpl3"));
-    let find = |cpl3: bool| kernels.iter().find(|k| is_cpl3(&k.path) == cpl3).map(|k| k.path.display().to_string());
+    let is_cpl3 = |path: &Path| {
+        path.file_name()
+            .is_some_and(|n| n.to_string_lossy().contains("cpl3"))
+    };
+    let find = |cpl3: bool| {
+        kernels
+            .iter()
+            .find(|k| is_cpl3(&k.path) == cpl3)
+            .map(|k| k.path.display().to_string())
+    };
     let hardware = host.kind == HostKind::Hardware;
     let stock = find(false);
     let mut checks = vec![Check {
@@ -209,7 +229,9 @@ fn linux(host: Host, kernels: &[InstalledKernel]) -> Vec<Check> {
         detail: match (hardware, stock.clone()) {
             (false, _) => "they need hardware KVM; the rig emulates it".into(),
             (true, Some(path)) => path,
-            (true, None) => "none is installed in /boot, and --kernel FILE boots one from anywhere".into(),
+            (true, None) => {
+                "none is installed in /boot, and --kernel FILE boots one from anywhere".into()
+            }
         },
         remedy: match (hardware, stock) {
             (false, _) => Some("tests/rig/run -- vsc-run".into()),
@@ -224,15 +246,20 @@ fn linux(host: Host, kernels: &[InstalledKernel]) -> Vec<Check> {
             what: "vsc's cpl3 kernel",
             works: own.is_some(),
             needed: false,
-            remedy: own.is_none().then(|| "firmware/kernel/build cpl3 ~/.local/share/vsc/kernels".into()),
-            detail: own.unwrap_or_else(|| "none is installed, so no Linux command runs natively".into()),
+            remedy: own
+                .is_none()
+                .then(|| "firmware/kernel/build cpl3 ~/.local/share/vsc/kernels".into()),
+            detail: own
+                .unwrap_or_else(|| "none is installed, so no Linux command runs natively".into()),
         });
     }
     checks
 }
 
 fn nested(facts: &LiveFacts, root: &Root) -> Check {
-    let module = ["kvm_amd", "kvm_intel"].into_iter().find(|name| root.at("/sys/module").join(name).exists());
+    let module = ["kvm_amd", "kvm_intel"]
+        .into_iter()
+        .find(|name| root.at("/sys/module").join(name).exists());
     let works = facts.nested();
     Check {
         id: "nested",
@@ -240,10 +267,15 @@ fn nested(facts: &LiveFacts, root: &Root) -> Check {
         works,
         needed: false,
         detail: match module {
-            Some(name) => format!("the parameter nested of {name} is {}", if works { "on" } else { "off" }),
+            Some(name) => format!(
+                "the parameter nested of {name} is {}",
+                if works { "on" } else { "off" }
+            ),
             None => "it needs the module kvm_amd or kvm_intel".into(),
         },
-        remedy: module.filter(|_| !works).map(|m| format!("sudo modprobe -r {m} && sudo modprobe {m} nested=1")),
+        remedy: module
+            .filter(|_| !works)
+            .map(|m| format!("sudo modprobe -r {m} && sudo modprobe {m} nested=1")),
     }
 }
 
@@ -251,7 +283,10 @@ fn nested(facts: &LiveFacts, root: &Root) -> Check {
 fn self_test() -> std::io::Result<SelfTest> {
     let run = child::run(&["--timeout".into(), "60s".into()])?;
     let said = String::from_utf8_lossy(&run.stdout);
-    let failed = said.lines().filter(|line| line.contains("FAIL")).map(str::to_owned);
+    let failed = said
+        .lines()
+        .filter(|line| line.contains("FAIL"))
+        .map(str::to_owned);
     Ok(SelfTest {
         passed: run.status.success(),
         exit_code: run.status.code(),
@@ -267,7 +302,9 @@ fn of_self_test(test: &SelfTest) -> Check {
         works: test.passed,
         needed: true,
         detail: match test.messages.join("; ") {
-            said if said.is_empty() => format!("the built-in guest passed in {:.0} ms", test.milliseconds),
+            said if said.is_empty() => {
+                format!("the built-in guest passed in {:.0} ms", test.milliseconds)
+            }
             said => said,
         },
         remedy: (!test.passed).then(|| "vsc-run --verbose".into()),
@@ -276,11 +313,22 @@ fn of_self_test(test: &SelfTest) -> Check {
 
 fn text(report: &Report, common: &Common) -> String {
     let mut text = String::new();
-    for Check { id: _, what, works, needed: _, detail, remedy } in &report.checks {
+    for Check {
+        id: _,
+        what,
+        works,
+        needed: _,
+        detail,
+        remedy,
+    } in &report.checks
+    {
         if *works && common.quiet {
             continue;
         }
-        text += &format!("{}  {what}: {detail}\n", if *works { "works" } else { "no   " });
+        text += &format!(
+            "{}  {what}: {detail}\n",
+            if *works { "works" } else { "no   " }
+        );
         if let Some(remedy) = remedy {
             text += &format!("       try: {remedy}\n");
         }
@@ -290,5 +338,9 @@ fn text(report: &Report, common: &Common) -> String {
             text += &format!("kernel {kernel}\n");
         }
     }
-    text + if report.runs { "Machines run on this host.\n" } else { "No machine runs on this host.\n" }
+    text + if report.runs {
+        "Machines run on this host.\n"
+    } else {
+        "No machine runs on this host.\n"
+    }
 }

@@ -94,7 +94,9 @@ pub fn supported() -> Result<Vec<Leaf>, KvmError> {
 pub fn of_guest(cpus: &Cpus) -> Result<Vec<Leaf>, KvmError> {
     let kvm = open()?;
     let vm = machine::create(&kvm)?;
-    let vcpu = vm.create_vcpu(0).map_err(KvmError::vcpu("KVM_CREATE_VCPU", 0))?;
+    let vcpu = vm
+        .create_vcpu(0)
+        .map_err(KvmError::vcpu("KVM_CREATE_VCPU", 0))?;
     let mut entries = machine::guest_cpuid(&kvm, &vm, &vcpu, cpus)?;
     cpuid::for_vcpu(&mut entries, cpus.topology, 0);
     Ok(entries.iter().map(Leaf::from).collect())
@@ -111,7 +113,12 @@ mod tests {
     #[test]
     fn the_processor_has_the_leaves_that_every_64_bit_one_has() {
         let leaves = processor();
-        let leaf = |function, index| leaves.iter().find(|l| (l.function, l.index) == (function, index)).copied();
+        let leaf = |function, index| {
+            leaves
+                .iter()
+                .find(|l| (l.function, l.index) == (function, index))
+                .copied()
+        };
         assert!(leaf(0, 0).unwrap().eax >= 1);
         // SSE2 (leaf 1 EDX 26) and long mode (0x80000001 EDX 29).
         assert_ne!(leaf(1, 0).unwrap().edx & (1 << 26), 0);

@@ -50,7 +50,9 @@ fn anonymous_memory() -> Memory {
 }
 
 fn options() -> LoadOptions {
+            mapped: false,
     LoadOptions {
+            mapped: false,
         ram_low_end: RAM,
         fresh: true,
         entry: EntryChoice::Auto,
@@ -330,6 +332,7 @@ fn elf() {
         assert!(loaded.is_linux() && loaded.header.is_none());
     }
     let linux = LoadOptions {
+            mapped: false,
         entry: EntryChoice::Linux64,
         ..options()
     };
@@ -349,6 +352,7 @@ fn memory_that_is_not_fresh() {
                 .write_slice(&vec![0xaa; RAM as usize - (1 << 20)], GuestAddress(1 << 20))
                 .unwrap();
             let options = LoadOptions {
+            mapped: false,
                 fresh: false,
                 ..options()
             };
@@ -424,6 +428,7 @@ fn compressed_elf_that_cannot_lie_in_place() {
     for compression in DECODED {
         let memory = shared_memory();
         let options = LoadOptions {
+            mapped: false,
             ram_low_end: end,
             ..options()
         };
@@ -469,6 +474,7 @@ fn bzimage_with_unknown_payload_decompresses_itself() {
             .unwrap();
         assert_eq!(code, file[1024..]);
         let pvh = LoadOptions {
+            mapped: false,
             entry: EntryChoice::Pvh,
             ..options()
         };
@@ -477,6 +483,7 @@ fn bzimage_with_unknown_payload_decompresses_itself() {
             Err(KernelError::EntryNotThere { .. })
         ));
         let small = LoadOptions {
+            mapped: false,
             ram_low_end: 0xc0_0000,
             ..options()
         };
@@ -546,6 +553,7 @@ fn entries() {
         Entry::Linux64(0x10_0004)
     );
     let pvh = LoadOptions {
+            mapped: false,
         entry: EntryChoice::Pvh,
         ..options()
     };
@@ -562,6 +570,7 @@ fn entries() {
         Entry::Pvh(0x10_0008)
     );
     let linux = LoadOptions {
+            mapped: false,
         entry: EntryChoice::Linux64,
         ..options()
     };
@@ -585,6 +594,7 @@ fn places_that_do_not_fit() {
     let end = elf.parts[3].phys + elf.parts[3].mem_len;
     for file in [elf.bytes(), pack(Compression::Gzip, &elf.bytes())] {
         let small = LoadOptions {
+            mapped: false,
             ram_low_end: end - 1,
             ..options()
         };

@@ -29,6 +29,7 @@ fn load(kernel: &Kernel, memory: &Memory) -> Result<Loaded, KernelError> {
     kernel.load(
         memory,
         &LoadOptions {
+            mapped: false,
             ram_low_end: RAM,
             fresh: true,
             entry: EntryChoice::Auto,

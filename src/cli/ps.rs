@@ -66,11 +66,12 @@ fn machine(proc: &Path, pid: u32) -> Option<Machine> {
 fn uptime(proc: &Path, dir: &Path) -> Option<u64> {
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
     // The command name may hold anything, so count from its closing parenthesis, after which field 3 comes.
-    let started: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let started: f64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
     let up: f64 = fs::read_to_string(proc.join("uptime")).ok()?.split(' ').next()?.parse().ok()?;
     // SAFETY: a plain question to the C library.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    Some((up as u64).saturating_sub(started / u64::try_from(ticks).ok().filter(|&t| t > 0)?))
+    // Whole seconds of the difference, not the difference of whole seconds.
+    (ticks > 0).then(|| (up - started / ticks as f64).max(0.0) as u64)
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
         for (pid, target) in [("100", "/memfd:vsc:my vm (deleted)"), ("200", "/memfd:other (deleted)"), ("self", "x")] {
             fs::create_dir_all(proc.join(pid).join("fd")).unwrap();
             symlink(target, proc.join(pid).join("fd/3")).unwrap();
-            let fields = format!("{pid} (a ) b) S {} 500 0", ["0"; 18].join(" "));
+            let fields = format!("{pid} (a ) b) S {} 590 0", ["0"; 18].join(" "));
             fs::write(proc.join(pid).join("stat"), fields).unwrap();
         }
         fs::write(proc.join("uptime"), "65.10 1.0\n").unwrap();
@@ -92,7 +93,7 @@ mod tests {
         fs::remove_dir_all(&proc).unwrap();
         assert_eq!(
             machines,
-            [Machine { name: "my vm".into(), pid: 100, uptime_seconds: 60, memory_bytes: 0 }]
+            [Machine { name: "my vm".into(), pid: 100, uptime_seconds: 59, memory_bytes: 0 }]
         );
     }
 }

@@ -10,6 +10,7 @@ use vsc::compile::{Plan, Stdio};
 use vsc::diag::Diagnostics;
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::scenario::{Layer, Override};
+use vsc_vmm::resources::Payload;
 
 use super::Common;
 use crate::run::ending::{Ending, OUR_ERROR};
@@ -145,7 +146,21 @@ pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
     finish(&summary, &args, common)
 }
 
+/// Where kernels are kept in the form in which they can be mapped; nowhere when `VSC_CACHE=off`.
+fn kernel_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = match set("VSC_CACHE") {
+        Some(word) if word.as_os_str() == "off" => return None,
+        Some(dir) => return Some(dir.join("kernels")),
+        None => set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| Some(set("HOME")?.join(".cache")))?,
+    };
+    Some(base.join("vsc/kernels"))
+}
+
 fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> Summary {
+    if let Payload::Kernel(kernel) = &mut plan.resources.payload {
+        kernel.cache = kernel_cache();
+    }
     if let Err(e) = command::prepare(&plan.run, &mut plan.resources) {
         say::err(&run::chain(&e));
         return match command::not_executable(&plan.run, &e) {
@@ -169,8 +184,9 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
             }
         }
     }
-    let summary = run::run(&Job {
-        resources: &plan.resources,
+    let shown = common.verbose || plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint));
+    let summary = run::run(Job {
+        resources: plan.resources,
         command: plan.run.stdio != Stdio::None,
         descriptors: &plan.run.descriptors,
         interactive,
@@ -184,7 +200,6 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
     });
     if let Some(sentence) = summary.ending.sentence() {
         if summary.ending.wants_console() && !common.quiet {
-            let shown = plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint)) || common.verbose;
             last_words(&summary, shown);
         }
         say::err(&sentence);

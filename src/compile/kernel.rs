@@ -164,6 +164,7 @@ pub(super) fn compile(
             .map(|part| InitrdPart::File(part.value.clone()))
             .collect(),
         cmdline: line,
+        cache: None,
         format: word(*format).unwrap_or_default(),
         entry: word(*entry).unwrap_or_default(),
         devices_on_cmdline: match devices_on_cmdline.map_or("auto", |d| d.value) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use vsc::compile::{InitrdPlan, RunPlan, Stdio};
 use vsc_firmware::init;
 use vsc_firmware::initrd::modules::ModuleTree;
+use vsc_firmware::kernel::cache::Cache;
 use vsc_firmware::initrd::{ImageError, Overlay, RunRequest, kernel, overlay_segment, run_initrd};
 use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 
@@ -43,7 +44,7 @@ pub(crate) fn prepare(run: &RunPlan, resources: &mut VmResources) -> Result<(), 
     if run.initrd == InitrdPlan::Nothing {
         return Ok(());
     }
-    let modules = modules_of(&spec.path)?;
+    let modules = modules_of(&spec.path, spec.cache.as_deref())?;
     let told = told(run, &hostname);
     let bytes = match run.initrd {
         InitrdPlan::Tiny => run_initrd(&RunRequest {
@@ -101,13 +102,17 @@ fn search_path(run: &RunPlan) -> OsString {
 
 /// The kernel's modules, where it has any. Without a directory of modules there is nothing to look for, and the
 /// version, which may mean to search the whole kernel, is not asked.
-fn modules_of(path: &Path) -> Result<Option<ModuleTree>, ImageError> {
+fn modules_of(path: &Path, cache: Option<&Path>) -> Result<Option<ModuleTree>, ImageError> {
     let beside = path.parent().map(|dir| dir.join("../lib/modules"));
     let there = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if !beside.as_deref().is_some_and(there) && !there(Path::new("/lib/modules")) {
         return Ok(None);
     }
-    let version = kernel::version(path)?;
+    let cached = cache.and_then(|dir| Cache::new(dir).open(path));
+    let version = match cached.as_ref().and_then(|kernel| kernel.version()) {
+        Some(version) => version.to_owned(),
+        None => kernel::version(path)?,
+    };
     match ModuleTree::for_kernel(path, &version) {
         Ok(tree) => Ok(Some(tree)),
         // A kernel without modules has all that it needs built in.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vsc_devices::stream::{self, HostEnds};
 use vsc_vmm::builder;
 use vsc_vmm::control::Stop;
-use vsc_vmm::resources::{Action, VmResources};
+use vsc_vmm::resources::{Action, Events, Payload, VmResources};
 use vsc_vmm::vm::{Report, Vm};
 
 use crate::say;
@@ -38,7 +38,7 @@ const TYPED_MAX: usize = 64 << 10;
 /// What to run, and how to tell about it.
 pub(crate) struct Job<'a> {
     /// The machine. With a command, its control port and initrd are part of it already ([`command::prepare`]).
-    pub resources: &'a VmResources,
+    pub resources: VmResources,
     /// A command runs under our init: its status is awaited on the control port.
     pub command: bool,
     /// Descriptors of this process that streams of the scenario name: (name of the end, number).
@@ -65,19 +65,19 @@ pub(crate) enum Verbosity {
 }
 
 /// Runs the job to its end, restarts included.
-pub(crate) fn run(job: &Job<'_>) -> Summary {
+pub(crate) fn run(mut job: Job<'_>) -> Summary {
     let mut moments = Moments::default();
     let mut restarts = 0;
-    let mut host = match Host::take(job) {
+    let mut host = match Host::take(&job) {
         Ok(host) => host,
         Err(e) => return Summary::failed(format!("cannot set up signals or the terminal: {e}")),
     };
     loop {
-        let (ending, report) = match once(job, &mut host, &mut moments) {
+        let (ending, report) = match once(&mut job, &mut host, &mut moments) {
             Ok(end) => end,
             Err(message) => return Summary::failed(message),
         };
-        let again = match follow_up(job.resources, &ending, &report) {
+        let again = match follow_up(&job.resources, &ending, &report) {
             Action::Restart => restarts < job.resources.events.max_restarts,
             Action::Destroy => false,
         };
@@ -90,6 +90,12 @@ pub(crate) fn run(job: &Job<'_>) -> Summary {
             say::err(&format!("restart {restarts} of at most {}", job.resources.events.max_restarts));
         }
     }
+}
+
+/// Whether the machine might be built again.
+fn may_restart(job: &Job<'_>) -> bool {
+    let Events { on_poweroff, on_reboot, on_crash, max_restarts } = job.resources.events;
+    max_restarts > 0 && [on_poweroff, on_reboot, on_crash].contains(&Action::Restart)
 }
 
 /// What the events table says about the way this machine ended.
@@ -124,7 +130,7 @@ impl Host {
 }
 
 /// One life of the machine.
-fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending, Report), String> {
+fn once(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending, Report), String> {
     let mut ends = given(job.descriptors)?;
     let control = if job.command {
         let (ours, device) = GuestControl::pair().map_err(|e| format!("cannot make the control port: {e}"))?;
@@ -141,7 +147,13 @@ fn once(job: &Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(Ending
         }
         None => None,
     };
-    let mut vm = builder::build(job.resources, ends).map_err(|e| chain(&e))?;
+    let mut vm = builder::build(&job.resources, ends).map_err(|e| chain(&e))?;
+    if !may_restart(job)
+        && let Payload::Kernel(kernel) = &mut job.resources.payload
+    {
+        // The guest has its copy; nobody needs ours again.
+        kernel.initrd = Vec::new();
+    }
     if job.count_exits {
         vm.count_exits();
     }

@@ -18,6 +18,7 @@ use vsc_devices::stream::HostEnds;
 use vsc_firmware::acpi::{self, AcpiSpec, MmioDevice};
 use vsc_firmware::boot::{self, BootInfo};
 use vsc_firmware::cmdline;
+use vsc_firmware::kernel::cache::Cache;
 use vsc_firmware::kernel::{Flavour, Kernel, LoadOptions, Loaded};
 
 use crate::control::Control;
@@ -56,6 +57,9 @@ pub enum BuildError {
     /// The kernel file.
     #[error(transparent)]
     Kernel(#[from] vsc_firmware::kernel::KernelError),
+    /// The kernel could not be mapped into guest memory.
+    #[error("Map the kernel into guest memory")]
+    MapKernel(#[source] std::io::Error),
     /// The kernel is not of the format that was asked for.
     #[error("{path} is {found}, not {asked}; leave kernel.format out to take what the file is")]
     Format {
@@ -104,6 +108,9 @@ pub enum BuildError {
     EventFd(#[source] std::io::Error),
 }
 
+/// What a small Linux touches at the end of memory before its first program, bytes.
+const EARLY_MEMORY: u64 = 8 << 20;
+
 /// Builds the machine. `ends` are the descriptors behind `Endpoint::Given`.
 ///
 /// # Errors
@@ -121,14 +128,7 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
 
     // 3. The kernel, read straight to where it runs.
     let low_end = resources.memory.min(layout::LOW_RAM_END);
-    let loaded = kernel.load(
-        &memory,
-        &LoadOptions {
-            ram_low_end: low_end,
-            fresh: true,
-            entry: entry(resources),
-        },
-    )?;
+    let loaded = load_kernel(resources, &kernel, &memory, low_end)?;
     check_host(&kernel, &loaded)?;
     let initrd = load_initrd(resources, &memory, low_end, &loaded)?;
     let kernel_at = Instant::now();
@@ -201,11 +201,54 @@ fn open_kernel(resources: &VmResources) -> Result<Kernel, BuildError> {
     match &resources.payload {
         Payload::Builtin { .. } => Ok(Kernel::from_static("the built-in guest", vsc_firmware::guest::ELF)?),
         Payload::Kernel(spec) => {
+            // The cache holds ELFs only, so it cannot tell what the file itself is.
+            let cache = spec.cache.as_ref().filter(|_| spec.format == KernelFormat::Auto);
+            if let Some(kernel) = cache.and_then(|dir| Cache::new(dir).open(&spec.path)) {
+                return Ok(kernel);
+            }
             let kernel = Kernel::open(&spec.path)?;
             check_format(&kernel, spec)?;
             Ok(kernel)
         }
     }
+}
+
+/// Step 3: mapped where it comes from the cache, else copied or decompressed.
+fn load_kernel(
+    resources: &VmResources,
+    kernel: &Kernel,
+    memory: &Memory,
+    low_end: u64,
+) -> Result<Loaded, BuildError> {
+    let extent = kernel.extent().filter(|e| e.end <= low_end && e.end - e.start >= memory::HUGE);
+    let mut mapped = false;
+    if let Some(extent) = extent {
+        mapped = kernel.is_cached() && map_pieces(kernel, memory)?;
+        if !mapped {
+            let len = (extent.end - extent.start).next_multiple_of(memory::HUGE);
+            memory::prefer_huge(memory, extent.start, len);
+        }
+        // Linux takes its early memory from the end (memblock), below the initrd.
+        let early = low_end.saturating_sub(EARLY_MEMORY).max(extent.end);
+        memory::prefer_huge(memory, early, low_end - early);
+    }
+    let options = LoadOptions {
+        ram_low_end: low_end,
+        fresh: true,
+        mapped,
+        entry: entry(resources),
+    };
+    Ok(kernel.load(memory, &options)?)
+}
+
+fn map_pieces(kernel: &Kernel, memory: &Memory) -> Result<bool, BuildError> {
+    let Some((file, pieces)) = kernel.pieces() else {
+        return Ok(false);
+    };
+    for piece in &pieces {
+        memory::overlay(memory, file, piece).map_err(BuildError::MapKernel)?;
+    }
+    Ok(true)
 }
 
 fn check_format(kernel: &Kernel, spec: &KernelSpec) -> Result<(), BuildError> {

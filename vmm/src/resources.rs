@@ -107,6 +107,8 @@ pub struct KernelSpec {
     pub format: KernelFormat,
     /// How the kernel is entered.
     pub entry: EntryChoice,
+    /// A directory for kernels in the form in which they can be mapped; `None` copies them into memory each time.
+    pub cache: Option<PathBuf>,
     /// Describes virtio-mmio devices on the command line too, for kernels without ACPI.
     pub devices_on_cmdline: bool,
 }

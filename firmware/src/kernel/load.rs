@@ -43,20 +43,33 @@ pub(super) fn check_bounds(
     Ok(())
 }
 
+/// The guest pages that a segment's file bytes fill, where file and memory agree on page boundaries.
+pub(super) fn whole_pages(segment: &Segment) -> Option<Range<u64>> {
+    let start = segment.phys.checked_next_multiple_of(PAGE as u64)?;
+    let end = (segment.phys + segment.file_len) & !(PAGE as u64 - 1);
+    let agree = (segment.phys ^ segment.offset) % PAGE as u64 == 0;
+    (agree && start < end).then_some(start..end)
+}
+
 /// Loads the segments of an ELF from `bytes`, its whole file.
 pub(super) fn elf(
     elf: &Elf,
     bytes: &[u8],
     memory: &Memory,
     fresh: bool,
+    mapped: bool,
 ) -> Result<(), KernelError> {
     for segment in &elf.segments {
-        // In bounds of the file: checked when the headers were read.
-        let from = segment.offset as usize;
-        let data = bytes
-            .get(from..from + segment.file_len as usize)
-            .unwrap_or_default();
-        put(memory, segment.phys, data, fresh)?;
+        let end = segment.phys + segment.file_len;
+        let whole = whole_pages(segment).filter(|_| mapped).unwrap_or(end..end);
+        for part in [segment.phys..whole.start, whole.end..end] {
+            // In bounds of the file: checked when the headers were read.
+            let from = (segment.offset + (part.start - segment.phys)) as usize;
+            let data = bytes
+                .get(from..from + (part.end - part.start) as usize)
+                .unwrap_or_default();
+            put(memory, part.start, data, fresh)?;
+        }
         if !fresh {
             zero(
                 memory,
@@ -373,7 +386,7 @@ impl Packed<'_> {
         if progress.len < needed {
             return Err(self.short(progress.len, needed));
         }
-        elf(self.elf, &bytes, memory, fresh)?;
+        elf(self.elf, &bytes, memory, fresh, false)?;
         Ok(self
             .elf
             .notes(|range| bytes.get(range.start as usize..range.end as usize)))

@@ -12,6 +12,7 @@
 mod bzimage;
 mod decompress;
 mod elf;
+pub mod cache;
 mod error;
 mod load;
 mod lz4;
@@ -32,6 +33,7 @@ use linux_loader::bootparam::setup_header;
 use load::Packed;
 use source::Source;
 use std::ops::Range;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -102,8 +104,21 @@ pub struct LoadOptions {
     pub ram_low_end: u64,
     /// Guest memory from 1 MiB on has never been written to: what is zero need not be written.
     pub fresh: bool,
+    /// The [`Kernel::pieces`] are in guest memory already, by mapping them there.
+    pub mapped: bool,
     /// Which entry to use.
     pub entry: EntryChoice,
+}
+
+/// Whole pages of a kernel file and where they belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Offset in the file, bytes; a multiple of 4 KiB.
+    pub offset: u64,
+    /// Length, bytes; a multiple of 4 KiB.
+    pub len: u64,
+    /// Guest-physical address.
+    pub phys: u64,
 }
 
 /// A kernel in guest memory.
@@ -145,6 +160,7 @@ pub struct Kernel {
     form: Form,
     version: OnceLock<Option<String>>,
     flavour: OnceLock<Flavour>,
+    cached: bool,
 }
 
 /// Most bytes decoded to look into a compressed kernel without loading it.
@@ -172,6 +188,7 @@ impl Kernel {
             form,
             version: OnceLock::new(),
             flavour: OnceLock::new(),
+            cached: false,
         })
     }
 
@@ -271,6 +288,44 @@ impl Kernel {
         Some(look(elf, &notes, &bytes))
     }
 
+    /// The guest-physical range that [`Kernel::load`] will fill, where the file tells it: `start..end`.
+    pub fn extent(&self) -> Option<Range<u64>> {
+        match &self.form {
+            Form::Elf(elf, _) | Form::Compressed(_, elf) | Form::BzImage(_, Some(elf)) => Some(elf.start()..elf.end()),
+            Form::BzImage(_, None) => None,
+        }
+    }
+
+    /// The same kernel under the name that the user knows, with what is known of it.
+    fn known_as(mut self, path: &Path, flavour: Flavour, version: Option<String>) -> Self {
+        self.path = path.to_owned();
+        self.flavour = OnceLock::from(flavour);
+        self.version = OnceLock::from(version);
+        self.cached = true;
+        self
+    }
+
+    /// It is a file of the [`cache`], which nobody changes: it may be mapped.
+    pub fn is_cached(&self) -> bool {
+        self.cached
+    }
+
+    /// The file, and its whole pages that lie in guest memory as they lie in the file; none for a compressed kernel.
+    pub fn pieces(&self) -> Option<(&File, Vec<Piece>)> {
+        let (Form::Elf(elf, _), Source::Mapped(mapping)) = (&self.form, &self.source) else {
+            return None;
+        };
+        let pieces = elf.segments.iter().filter_map(|segment| {
+            let whole = load::whole_pages(segment)?;
+            Some(Piece {
+                offset: segment.offset + (whole.start - segment.phys),
+                len: whole.end - whole.start,
+                phys: whole.start,
+            })
+        });
+        Some((mapping.file(), pieces.collect()))
+    }
+
     /// Loads it into guest memory. No vCPU or device of the guest may run yet. After an error the memory from 1 MiB on is in
     /// disorder, and no longer fresh.
     pub fn load(&self, memory: &Memory, options: &LoadOptions) -> Result<Loaded, KernelError> {
@@ -280,12 +335,12 @@ impl Kernel {
             Form::Elf(elf, notes) => {
                 load::check_bounds(&self.path, elf.start(), elf.end(), options.ram_low_end)?;
                 self.choose(elf, notes, options.entry)?;
-                for segment in &elf.segments {
+                for segment in elf.segments.iter().filter(|_| !options.mapped) {
                     let start = segment.offset as usize;
                     self.source
                         .will_read(start..start + segment.file_len as usize);
                 }
-                load::elf(elf, bytes, memory, options.fresh)?;
+                load::elf(elf, bytes, memory, options.fresh, options.mapped)?;
                 (elf, None, None)
             }
             Form::Compressed(compression, elf) => {

@@ -53,7 +53,7 @@ impl Source {
                 path: path.to_owned(),
             });
         }
-        Mapping::new(&file, len).map(Source::Mapped).map_err(read)
+        Mapping::new(file, len).map(Source::Mapped).map_err(read)
     }
 
     /// All bytes.
@@ -78,6 +78,7 @@ impl Source {
 /// input (loaders included); package managers replace kernels by renaming, which does not.
 #[derive(Debug)]
 pub(super) struct Mapping {
+    file: File,
     address: *mut libc::c_void,
     len: usize,
 }
@@ -88,7 +89,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(file: &File, len: usize) -> std::io::Result<Self> {
+    fn new(file: File, len: usize) -> std::io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours; the descriptor is open.
         let address = unsafe {
             libc::mmap(
@@ -103,7 +104,11 @@ impl Mapping {
         if address == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Mapping { address, len })
+        Ok(Mapping { file, address, len })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     fn bytes(&self) -> &[u8] {

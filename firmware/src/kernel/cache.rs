@@ -102,7 +102,10 @@ impl Cache {
             return None;
         }
         self.forget_old(&target);
-        self.find(key, path)
+        let kernel = self.find(key, path)?;
+        // Once, so that every guest of it has its text in huge pages.
+        kernel.source.prefer_huge();
+        Some(kernel)
     }
 
     fn forget_old(&self, newest: &Path) {

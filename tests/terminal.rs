@@ -202,6 +202,27 @@ fn ctrl_c_with_pipes_is_the_commands() {
     pty.expect_code(&mut child, 9);
 }
 
+#[test]
+fn in_the_background_the_terminal_is_left_alone() {
+    if !have_kvm() {
+        return;
+    }
+    let mut pty = Pty::new(24, 80);
+    let before = pty.settings();
+    let guest = guest("test=none hello spin");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "set -m; \"$@\" & echo pid $!.; read line; echo \"line $line\"; kill $!; wait $!; echo status $?", "sh"]);
+    let mut child = pty.spawn(shell.arg(guest.get_program()).args(guest.get_args()));
+    pty.expect("vsc guest");
+    assert_eq!(pty.settings(), before);
+    // What is typed is the shell's, and the machine is not stopped for it.
+    pty.send("typed\r");
+    pty.expect("line typed");
+    pty.expect("status 143");
+    pty.expect_code(&mut child, 0);
+    assert_eq!(pty.settings(), before);
+}
+
 /// A tiny image whose shell is on the serial console.
 fn tiny(dir: &TempDir) -> std::path::PathBuf {
     let image = dir.path("t.img");

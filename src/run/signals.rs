@@ -1,4 +1,7 @@
 //! Signals as a descriptor: blocked in all threads, read by the main loop.
+//!
+//! Of those that stop a background process which touches its terminal, none ever comes: a machine goes on, reading
+//! then fails and writing does not.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,6 +9,9 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 /// Signals that the main loop handles.
 const HANDLED: [i32; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
+
+/// Signals that are merely blocked.
+const SILENT: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 
 /// The signal descriptor. Signals stay blocked after it is dropped: the process is about to end then.
 #[derive(Debug)]
@@ -24,7 +30,11 @@ impl Signals {
             for signal in HANDLED {
                 libc::sigaddset(&mut set, signal);
             }
-            if libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) != 0 {
+            let mut blocked = set;
+            for signal in SILENT {
+                libc::sigaddset(&mut blocked, signal);
+            }
+            if libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, std::ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
             libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)

@@ -12,13 +12,14 @@ static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
 pub(crate) struct RawTerminal(());
 
 impl RawTerminal {
-    /// Switches standard input's terminal to raw mode; `None` when it is no terminal.
+    /// Switches standard input's terminal to raw mode; `None` when it is no terminal, or when another process group
+    /// has it: `vsc-run … &` and `timeout 9 vsc-run …` must not change what their shell is using.
     ///
     /// # Errors
     /// The system's reason when the terminal refuses.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
-        if !stdin.is_terminal() {
+        if !stdin.is_terminal() || in_background(stdin.as_fd()) {
             return Ok(None);
         }
         let saved = get(stdin.as_fd())?;
@@ -59,6 +60,13 @@ fn restore_on_panic() {
             previous(info);
         }));
     });
+}
+
+/// Whether `fd` is this process's controlling terminal, and another process group is in its foreground.
+fn in_background(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: plain system calls.
+    let (foreground, own) = unsafe { (libc::tcgetpgrp(fd.as_raw_fd()), libc::getpgrp()) };
+    foreground > 0 && foreground != own
 }
 
 fn get(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {

@@ -1,9 +1,11 @@
 //! Standard streams of a command: slow, closed, full and absent ones, and what is never mixed with them.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -12,7 +14,15 @@ use common::{TempDir, expect_code, finish, have_kvm, kernel, run, text, vsc};
 /// `vsc-run … -- busybox sh -c SCRIPT`, which has busybox' commands.
 fn script(kernel: &Path, script: &str) -> Command {
     let mut command = vsc();
-    command.arg("--kernel").arg(kernel).args(["--timeout", "40s", "--", "busybox", "sh", "-c", script]);
+    command.arg("--kernel").arg(kernel).args([
+        "--timeout",
+        "40s",
+        "--",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -20,13 +30,18 @@ fn script(kernel: &Path, script: &str) -> Command {
 #[test]
 fn a_slow_reader_gets_everything_and_the_status_waits_for_it() {
     let Some(kernel) = kernel() else { return };
-    let mut child = script(&kernel, "head -c 3000000 /dev/zero; echo done >&2; exit 4").spawn().unwrap();
+    let mut child = script(&kernel, "head -c 3000000 /dev/zero; echo done >&2; exit 4")
+        .spawn()
+        .unwrap();
     // The guest is done with it long before anything is read: only then does this reader begin.
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut stdout = child.stdout.take().unwrap();
     let mut first = vec![0; 1 << 20];
     stdout.read_exact(&mut first).unwrap();
-    assert!(child.try_wait().unwrap().is_none(), "two thirds are still to come");
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "two thirds are still to come"
+    );
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();
     assert_eq!(first.len() + rest.len(), 3_000_000);
@@ -42,7 +57,12 @@ fn what_was_written_last_is_read_after_the_guest_has_gone() {
     // More than a pipe holds, by a command that ends at once; standard error says when its machine is at its end.
     let mut child = script(&kernel, "head -c 200000 /dev/zero").spawn().unwrap();
     let mut byte = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut byte)
+        .unwrap();
     let output = finish(child);
     expect_code(&output, 0);
     assert_eq!(output.stdout.len() + 1, 200_000);
@@ -52,9 +72,13 @@ fn what_was_written_last_is_read_after_the_guest_has_gone() {
 fn a_reader_that_leaves_breaks_the_commands_pipe() {
     let Some(kernel) = kernel() else { return };
     // By SIGPIPE, as in a pipe of the host.
-    let mut child = script(&kernel, "yes; echo status $? >&2; exit 6").spawn().unwrap();
+    let mut child = script(&kernel, "yes; echo status $? >&2; exit 6")
+        .spawn()
+        .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!(line, "y\n");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(6));
@@ -67,10 +91,15 @@ fn a_reader_that_leaves_breaks_the_commands_pipe() {
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(!text(&output.stderr).contains("panicked"));
     // Standard error is like that too.
-    let mut child = script(&kernel, "yes >&2; echo status $?; exit 7").spawn().unwrap();
+    let mut child = script(&kernel, "yes >&2; echo status $?; exit 7")
+        .spawn()
+        .unwrap();
     drop(child.stderr.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(7), "status 141\n".to_owned()));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(7), "status 141\n".to_owned())
+    );
 }
 
 #[test]
@@ -78,18 +107,33 @@ fn a_full_disk_ends_the_output_as_a_broken_pipe() {
     let Some(kernel) = kernel() else { return };
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut child = script(&kernel, "yes; echo status $? >&2; exit 8");
-    let output = child.stdout(full).spawn().unwrap().wait_with_output().unwrap();
+    let output = child
+        .stdout(full)
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(8));
-    assert!(text(&output.stderr).contains("status 141\n"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("status 141\n"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn input_from_nowhere_ends_at_once() {
     let Some(kernel) = kernel() else { return };
-    let output = script(&kernel, "wc -c; exit 3").stdin(Stdio::null()).output().unwrap();
+    let output = script(&kernel, "wc -c; exit 3")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     expect_code(&output, 3);
     assert_eq!(text(&output.stdout), "0\n");
-    let mut child = script(&kernel, "wc -c").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = script(&kernel, "wc -c")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdin.take());
     assert_eq!(text(&finish(child).stdout), "0\n");
 }
@@ -110,7 +154,9 @@ fn a_command_that_reads_nothing_does_not_wait_for_its_input() {
 fn a_file_is_input_and_output_as_a_whole() {
     let Some(kernel) = kernel() else { return };
     let dir = TempDir::new("files");
-    let data: Vec<u8> = (0..10_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let data: Vec<u8> = (0..10_000_000u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     let input = dir.write("in", &data);
     let path = dir.path("out");
     std::fs::write(&path, "before\n").unwrap();
@@ -125,7 +171,12 @@ fn a_file_is_input_and_output_as_a_whole() {
     out.write_all(b"after\n").unwrap();
     assert_eq!(out.stream_position().unwrap(), 7 + 10_000_000 + 6);
     let written = std::fs::read(&path).unwrap();
-    assert!(written.strip_prefix(b"before\n").and_then(|w| w.strip_suffix(b"after\n")) == Some(&data));
+    assert!(
+        written
+            .strip_prefix(b"before\n")
+            .and_then(|w| w.strip_suffix(b"after\n"))
+            == Some(&data)
+    );
 }
 
 #[test]
@@ -144,10 +195,18 @@ fn shared_descriptors_stay_blocking() {
         .unwrap();
     let mut ready = [0; 6];
     reader.read_exact(&mut ready).unwrap();
-    assert_eq!((flags(input.as_raw_fd()), flags(output.as_raw_fd())), before, "while it runs");
+    assert_eq!(
+        (flags(input.as_raw_fd()), flags(output.as_raw_fd())),
+        before,
+        "while it runs"
+    );
     drop(writer);
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!((flags(input.as_raw_fd()), flags(output.as_raw_fd())), before, "afterwards");
+    assert_eq!(
+        (flags(input.as_raw_fd()), flags(output.as_raw_fd())),
+        before,
+        "afterwards"
+    );
 }
 
 #[test]
@@ -158,17 +217,27 @@ fn what_programs_read_about_a_run_is_never_in_its_output() {
     let dir = TempDir::new("told");
     let result = dir.path("result.json");
     let guest = |options: &[&str]| {
-        let output = run(vsc().args(["-o", "guest.parameters=test=none exit=3"]).args(options));
+        let output = run(vsc()
+            .args(["-o", "guest.parameters=test=none exit=3"])
+            .args(options));
         expect_code(&output, 3);
         output
     };
     let plain = guest(&[]);
-    for options in [&["--json"][..], &["--timing"], &["--result", result.to_str().unwrap()], &["--json", "--timing", "-v"]] {
+    for options in [
+        &["--json"][..],
+        &["--timing"],
+        &["--result", result.to_str().unwrap()],
+        &["--json", "--timing", "-v"],
+    ] {
         let output = guest(options);
         assert_eq!(output.stdout, plain.stdout, "{options:?}");
         if options == ["--json"] {
             let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
-            assert_eq!((&told["outcome"], &told["exit_code"]), (&"exited".into(), &3.into()));
+            assert_eq!(
+                (&told["outcome"], &told["exit_code"]),
+                (&"exited".into(), &3.into())
+            );
         }
     }
     let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
@@ -182,10 +251,78 @@ fn a_commands_output_is_alone_on_standard_output_whatever_is_asked_for() {
     let output = run(vsc()
         .args(["--json", "--timing", "-v", "--kernel"])
         .arg(&kernel)
-        .args(["--", "busybox", "sh", "-c", "echo out; echo err >&2; exit 2"]));
+        .args([
+            "--",
+            "busybox",
+            "sh",
+            "-c",
+            "echo out; echo err >&2; exit 2",
+        ]));
     expect_code(&output, 2);
     assert_eq!(text(&output.stdout), "out\n");
     let said = text(&output.stderr);
-    assert!(said.contains("err\n") && said.contains("timing, ms") && said.contains("\"outcome\": \"exited\""), "{said}");
+    assert!(
+        said.contains("err\n")
+            && said.contains("timing, ms")
+            && said.contains("\"outcome\": \"exited\""),
+        "{said}"
+    );
     assert!(said.contains("[    0."), "-v shows the console: {said}");
+}
+
+#[test]
+fn descriptors_closed_by_the_caller_are_nobodys() {
+    if !have_kvm() {
+        return;
+    }
+    for closed in [&[0][..], &[1], &[2], &[0, 1], &[0, 1, 2]] {
+        let mut command = vsc();
+        command.args(["-o", "guest.parameters=test=hello exit=3"]);
+        // SAFETY: close is async-signal-safe; the test's own descriptors stay as they are.
+        unsafe {
+            command.pre_exec(move || {
+                for &fd in closed {
+                    libc::close(fd);
+                }
+                Ok(())
+            });
+        }
+        let output = run(command.stdin(Stdio::piped()));
+        expect_code(&output, 3);
+        assert!(
+            !text(&output.stderr).contains("panicked"),
+            "{closed:?}: {}",
+            text(&output.stderr)
+        );
+        assert_eq!(
+            output.stdout.starts_with(b"vsc guest"),
+            !closed.contains(&1),
+            "{closed:?}"
+        );
+    }
+}
+
+#[test]
+fn descriptors_closed_by_the_caller_do_not_reach_a_command() {
+    let Some(kernel) = kernel() else { return };
+    let mut command = vsc();
+    command.arg("--kernel").arg(&kernel).args([
+        "--",
+        "busybox",
+        "sh",
+        "-c",
+        "wc -c; echo out; echo err >&2; exit 4",
+    ]);
+    // SAFETY: as above.
+    unsafe {
+        command.pre_exec(|| {
+            for fd in 0..3 {
+                libc::close(fd);
+            }
+            Ok(())
+        });
+    }
+    let output = run(&mut command);
+    expect_code(&output, 4);
+    assert_eq!((output.stdout.len(), output.stderr.len()), (0, 0));
 }

@@ -1,4 +1,5 @@
 //! A person at a terminal: what is typed and shown, and that the terminal is left as it was.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 #[path = "common/pty.rs"]
@@ -17,13 +18,19 @@ const CTRL_D: &str = "\x04";
 
 fn shell(kernel: &Path, options: &[&str]) -> Command {
     let mut command = vsc();
-    command.arg("--kernel").arg(kernel).args(options).args(["--", "busybox", "sh"]);
+    command
+        .arg("--kernel")
+        .arg(kernel)
+        .args(options)
+        .args(["--", "busybox", "sh"]);
     command
 }
 
 fn guest(parameters: &str) -> Command {
     let mut command = vsc();
-    command.arg("-o").arg(format!("guest.parameters={parameters}"));
+    command
+        .arg("-o")
+        .arg(format!("guest.parameters={parameters}"));
     command
 }
 
@@ -78,7 +85,11 @@ fn dash_on_a_terminal_is_quiet_about_it() {
     let mut pty = Pty::new(24, 80);
     let mut child = pty.spawn(vsc().arg("--kernel").arg(&kernel).args(["--", "sh"]));
     pty.expect("# ");
-    assert_eq!(pty.text(), "# ", "no complaint about job control, no banner");
+    assert_eq!(
+        pty.text(),
+        "# ",
+        "no complaint about job control, no banner"
+    );
     pty.send("exit 3\r");
     pty.expect_code(&mut child, 3);
 }
@@ -90,10 +101,20 @@ fn every_end_leaves_the_terminal_as_it_was() {
     let ends: [(&str, &[&str], End, i32); 6] = [
         ("exit", &[], |pty, _| pty.send("exit 5\r"), 5),
         ("timeout", &["--timeout", "3s"], |_, _| {}, 124),
-        ("SIGTERM", &["-o", "limits.stop_grace=200ms"], |_, child| kill(child, libc::SIGTERM), 143),
+        (
+            "SIGTERM",
+            &["-o", "limits.stop_grace=200ms"],
+            |_, child| kill(child, libc::SIGTERM),
+            143,
+        ),
         ("SIGHUP", &[], |_, child| kill(child, libc::SIGHUP), 129),
         ("quit", &[], |pty, _| pty.send([CTRL_A, "x"].concat()), 130),
-        ("crash", &[], |pty, _| pty.send("echo b > /proc/sysrq-trigger\r"), 122),
+        (
+            "crash",
+            &[],
+            |pty, _| pty.send("echo b > /proc/sysrq-trigger\r"),
+            122,
+        ),
     ];
     for (name, options, end, code) in ends {
         let mut pty = Pty::new(24, 80);
@@ -112,7 +133,13 @@ fn bad_ends_of_the_built_in_guest_leave_the_terminal_as_it_was() {
     if !have_kvm() {
         return;
     }
-    for (parameters, code) in [("test=hello exit=9", 9), ("panic", 120), ("triple", 121), ("hang", 121), ("poweroff", 0)] {
+    for (parameters, code) in [
+        ("test=hello exit=9", 9),
+        ("panic", 120),
+        ("triple", 121),
+        ("hang", 121),
+        ("poweroff", 0),
+    ] {
         let mut pty = Pty::new(24, 80);
         let before = pty.settings();
         let mut child = pty.spawn(&mut guest(parameters));
@@ -133,7 +160,11 @@ fn the_escape_key_quits_helps_and_can_be_typed() {
     let Some(kernel) = kernel() else { return };
     let mut pty = Pty::new(24, 80);
     let mut child = pty.spawn(vsc().arg("--kernel").arg(&kernel).args([
-        "--", "busybox", "sh", "-c", "stty raw -echo; echo ready; dd bs=1 count=3 2>/dev/null | od -An -tx1; echo; sleep 1000",
+        "--",
+        "busybox",
+        "sh",
+        "-c",
+        "stty raw -echo; echo ready; dd bs=1 count=3 2>/dev/null | od -An -tx1; echo; sleep 1000",
     ]));
     pty.expect("ready");
     pty.send([CTRL_A, "h"].concat());
@@ -158,7 +189,12 @@ fn help_is_shown_on_the_terminal_not_in_the_output() {
     let mut command = guest("test=none read");
     pty.lead(&mut command);
     let stdout = std::fs::File::create(&out).unwrap();
-    let mut child = command.stdin(pty.stdio()).stdout(stdout).stderr(pty.stdio()).spawn().unwrap();
+    let mut child = command
+        .stdin(pty.stdio())
+        .stdout(stdout)
+        .stderr(pty.stdio())
+        .spawn()
+        .unwrap();
     pty.send([CTRL_A, "h"].concat());
     pty.expect("Ctrl-A x: quit");
     pty.send([CTRL_A, "x"].concat());
@@ -172,17 +208,38 @@ fn with_a_pipe_for_output_the_terminal_stays_cooked() {
     let mut pty = Pty::new(24, 80);
     let before = pty.settings();
     let mut command = vsc();
-    command.arg("--kernel").arg(&kernel).args(["--", "busybox", "sh", "-c", "echo ready; test -t 0 || echo no tty; cat"]);
+    command.arg("--kernel").arg(&kernel).args([
+        "--",
+        "busybox",
+        "sh",
+        "-c",
+        "echo ready; test -t 0 || echo no tty; cat",
+    ]);
     pty.lead(&mut command);
-    let mut child = command.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(pty.stdio()).spawn().unwrap();
+    let mut child = command
+        .stdin(pty.stdio())
+        .stdout(Stdio::piped())
+        .stderr(pty.stdio())
+        .spawn()
+        .unwrap();
     let mut ready = [0; 13];
-    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
     assert_eq!(&ready, b"ready\nno tty\n");
     assert_eq!(pty.settings(), before, "cooked while it runs");
     // The host's line editing: the erased byte never reaches the guest, and Ctrl-D is the end of the input.
     pty.send(format!("tx\x7fyped\r{CTRL_D}"));
     let mut rest = String::new();
-    child.stdout.as_mut().unwrap().read_to_string(&mut rest).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_to_string(&mut rest)
+        .unwrap();
     assert_eq!(rest, "typed\n");
     pty.expect_code(&mut child, 0);
     assert_eq!(pty.settings(), before);
@@ -193,11 +250,27 @@ fn ctrl_c_with_pipes_is_the_commands() {
     let Some(kernel) = kernel() else { return };
     let mut pty = Pty::new(24, 80);
     let mut command = vsc();
-    command.arg("--kernel").arg(&kernel).args(["--", "busybox", "sh", "-c", "trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done"]);
+    command.arg("--kernel").arg(&kernel).args([
+        "--",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done",
+    ]);
     pty.lead(&mut command);
-    let mut child = command.stdin(pty.stdio()).stdout(Stdio::piped()).stderr(pty.stdio()).spawn().unwrap();
+    let mut child = command
+        .stdin(pty.stdio())
+        .stdout(Stdio::piped())
+        .stderr(pty.stdio())
+        .spawn()
+        .unwrap();
     let mut ready = [0; 6];
-    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
     pty.send(CTRL_C);
     pty.expect_code(&mut child, 9);
 }
@@ -248,7 +321,9 @@ fn a_serial_console_takes_commands_and_ends_with_ctrl_d() {
     pty.expect("Mem:");
     pty.send("echo sta''rted; sleep 1000\r");
     pty.expect("\r\nstarted\r\n");
+    // It also drops what was typed before it, so the prompt is awaited.
     pty.send(CTRL_C);
+    pty.expect("# ");
     pty.send("echo ag''ain\r");
     pty.expect("\r\nagain\r\n");
     pty.expect("# ");
@@ -274,7 +349,11 @@ fn nothing_typed_early_on_a_serial_console_is_lost() {
             .stdin(std::fs::File::open(input).unwrap()));
         expect_code(&output, 0);
         let said = text(&output.stdout);
-        assert!(said.contains("\r\nLinux\r\nstatus 42\r\n"), "{}", &said[said.len().saturating_sub(600)..]);
+        assert!(
+            said.contains("\r\nLinux\r\nstatus 42\r\n"),
+            "{}",
+            &said[said.len().saturating_sub(600)..]
+        );
     }
     // From a terminal, byte by byte.
     let mut pty = Pty::new(24, 80);

@@ -23,7 +23,10 @@ pub(super) fn run(args: &AttachArgs, common: &Common) -> u8 {
     let stream = match UnixStream::connect(&args.socket) {
         Ok(stream) => stream,
         Err(e) => {
-            say::err(&format!("cannot attach to {}: {e}; is the machine running? (vsc-run ps)", args.socket.display()));
+            say::err(&format!(
+                "cannot attach to {}: {e}; is the machine running? (vsc-run ps)",
+                args.socket.display()
+            ));
             return crate::FAILED;
         }
     };
@@ -75,13 +78,19 @@ fn pump(mut stream: UnixStream, escapes: bool) -> io::Result<()> {
                 stream.shutdown(std::net::Shutdown::Write)?;
                 continue;
             }
-            let (bytes, asked) = if escapes { filter.filter(&chunk[..n]) } else { (chunk[..n].to_vec(), vec![]) };
+            let (bytes, asked) = if escapes {
+                filter.filter(&chunk[..n])
+            } else {
+                (chunk[..n].to_vec(), vec![])
+            };
             stream.write_all(&bytes)?;
             for escape in asked {
                 match escape {
                     Escape::Quit => return Ok(()),
                     Escape::Help => say::err_raw(&format!("\r\n{KEYS}\r\n")),
-                    Escape::PowerButton => say::err_raw("\r\nthe power button is where the machine was started\r\n"),
+                    Escape::PowerButton => {
+                        say::err_raw("\r\nthe power button is where the machine was started\r\n")
+                    }
                 }
             }
         }

@@ -21,15 +21,24 @@ struct Machine {
 pub(super) fn run(common: &Common) -> u8 {
     let machines = scan(&common.host_root.join("proc"));
     if common.json {
-        say::out(&format!("{}\n", serde_json::to_string_pretty(&machines).unwrap_or_default()));
+        say::out(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&machines).unwrap_or_default()
+        ));
         return 0;
     }
-    let mut text = format!("{:<24} {:>8} {:>10} {:>10}\n", "NAME", "PID", "UPTIME", "MEMORY");
+    let mut text = format!(
+        "{:<24} {:>8} {:>10} {:>10}\n",
+        "NAME", "PID", "UPTIME", "MEMORY"
+    );
     for m in machines {
         let up = Duration::from_secs(m.uptime_seconds).as_secs();
         let uptime = format!("{}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
         let mib = m.memory_bytes >> 20;
-        text += &format!("{:<24} {:>8} {:>10} {:>6} MiB\n", m.name, m.pid, uptime, mib);
+        text += &format!(
+            "{:<24} {:>8} {:>10} {:>6} MiB\n",
+            m.name, m.pid, uptime, mib
+        );
     }
     say::out(&text);
     0
@@ -48,12 +57,15 @@ fn scan(proc: &Path) -> Vec<Machine> {
 
 fn machine(proc: &Path, pid: u32) -> Option<Machine> {
     let dir = proc.join(pid.to_string());
-    let (name, memory_bytes) = fs::read_dir(dir.join("fd")).ok()?.flatten().find_map(|fd| {
-        let target = fs::read_link(fd.path()).ok()?;
-        let name = target.to_str()?.strip_prefix("/memfd:vsc:")?;
-        let name = name.strip_suffix(" (deleted)").unwrap_or(name).to_owned();
-        Some((name, fs::metadata(fd.path()).map_or(0, |m| m.len())))
-    })?;
+    let (name, memory_bytes) = fs::read_dir(dir.join("fd"))
+        .ok()?
+        .flatten()
+        .find_map(|fd| {
+            let target = fs::read_link(fd.path()).ok()?;
+            let name = target.to_str()?.strip_prefix("/memfd:vsc:")?;
+            let name = name.strip_suffix(" (deleted)").unwrap_or(name).to_owned();
+            Some((name, fs::metadata(fd.path()).map_or(0, |m| m.len())))
+        })?;
     Some(Machine {
         name,
         pid,
@@ -66,8 +78,19 @@ fn machine(proc: &Path, pid: u32) -> Option<Machine> {
 fn uptime(proc: &Path, dir: &Path) -> Option<u64> {
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
     // The command name may hold anything, so count from its closing parenthesis, after which field 3 comes.
-    let started: f64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    let up: f64 = fs::read_to_string(proc.join("uptime")).ok()?.split(' ').next()?.parse().ok()?;
+    let started: f64 = stat
+        .rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()?;
+    let up: f64 = fs::read_to_string(proc.join("uptime"))
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()?;
     // SAFETY: a plain question to the C library.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     // Whole seconds of the difference, not the difference of whole seconds.
@@ -82,7 +105,11 @@ mod tests {
     #[test]
     fn machines_are_found_by_their_memory_and_others_are_not() {
         let proc = std::env::temp_dir().join(format!("vsc-ps-{}", std::process::id()));
-        for (pid, target) in [("100", "/memfd:vsc:my vm (deleted)"), ("200", "/memfd:other (deleted)"), ("self", "x")] {
+        for (pid, target) in [
+            ("100", "/memfd:vsc:my vm (deleted)"),
+            ("200", "/memfd:other (deleted)"),
+            ("self", "x"),
+        ] {
             fs::create_dir_all(proc.join(pid).join("fd")).unwrap();
             symlink(target, proc.join(pid).join("fd/3")).unwrap();
             let fields = format!("{pid} (a ) b) S {} 590 0", ["0"; 18].join(" "));
@@ -93,7 +120,12 @@ mod tests {
         fs::remove_dir_all(&proc).unwrap();
         assert_eq!(
             machines,
-            [Machine { name: "my vm".into(), pid: 100, uptime_seconds: 59, memory_bytes: 0 }]
+            [Machine {
+                name: "my vm".into(),
+                pid: 100,
+                uptime_seconds: 59,
+                memory_bytes: 0
+            }]
         );
     }
 }

@@ -80,7 +80,9 @@ impl GuestControl {
         }
         if self.pending.len() > LINE_MAX {
             self.pending.clear();
-            said.push(Said::Error("a line on the control port was too long".into()));
+            said.push(Said::Error(
+                "a line on the control port was too long".into(),
+            ));
         }
     }
 
@@ -120,7 +122,11 @@ fn parse(line: &str) -> Said {
         "error" => Some(Said::Error(rest.to_owned())),
         _ => None,
     };
-    parsed.unwrap_or_else(|| Said::Error(format!("the guest said {line:?}, which is not of the protocol")))
+    parsed.unwrap_or_else(|| {
+        Said::Error(format!(
+            "the guest said {line:?}, which is not of the protocol"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -133,7 +139,9 @@ mod tests {
         let mut guest = UnixStream::from(device);
         guest.write_all(b"ready\nstarted 7\nexi").unwrap();
         assert_eq!(control.read(), [Said::Ready, Said::Started(7)]);
-        guest.write_all(b"t 255\nsignal 9\nnoexec 2 /bin/no such\nerror mount /proc: x\n").unwrap();
+        guest
+            .write_all(b"t 255\nsignal 9\nnoexec 2 /bin/no such\nerror mount /proc: x\n")
+            .unwrap();
         assert_eq!(
             control.read(),
             [

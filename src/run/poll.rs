@@ -33,7 +33,11 @@ impl Poll {
     }
 
     fn add(&mut self, fd: RawFd, events: i16) -> Token {
-        self.0.push(libc::pollfd { fd, events, revents: 0 });
+        self.0.push(libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        });
         Token(self.0.len() - 1)
     }
 
@@ -44,7 +48,10 @@ impl Poll {
     pub(crate) fn wait(mut self, until: Option<Instant>) -> io::Result<Ready> {
         let timeout = until.map_or(-1, |at| {
             // Rounded up, so that the time has really come afterwards.
-            let millis = at.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            let millis = at
+                .saturating_duration_since(Instant::now())
+                .as_micros()
+                .div_ceil(1000);
             i32::try_from(millis).unwrap_or(i32::MAX)
         });
         // SAFETY: the array and its length belong together.

@@ -48,7 +48,9 @@ pub(crate) fn restore() {
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<libc::termios>> {
-    SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    SAVED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn restore_on_panic() {
@@ -129,7 +131,8 @@ pub(crate) struct EscapeFilter {
 /// Ctrl-A, as in QEMU and screen.
 const KEY: u8 = 0x01;
 /// The help for [`Escape::Help`].
-pub(crate) const KEYS: &str = "Ctrl-A x: quit   Ctrl-A p: power button   Ctrl-A Ctrl-A: send Ctrl-A   Ctrl-A h: this line";
+pub(crate) const KEYS: &str =
+    "Ctrl-A x: quit   Ctrl-A p: power button   Ctrl-A Ctrl-A: send Ctrl-A   Ctrl-A h: this line";
 
 impl EscapeFilter {
     /// Splits `typed` into what the guest gets and what the user asked for.
@@ -165,7 +168,10 @@ mod tests {
         let mut filter = EscapeFilter::default();
         assert_eq!(filter.filter(b"ls\r\x01"), (b"ls\r".to_vec(), vec![]));
         assert_eq!(filter.filter(b"xy"), (b"y".to_vec(), vec![Escape::Quit]));
-        assert_eq!(filter.filter(b"\x01\x01\x01q\x01h"), (b"\x01\x01q".to_vec(), vec![Escape::Help]));
+        assert_eq!(
+            filter.filter(b"\x01\x01\x01q\x01h"),
+            (b"\x01\x01q".to_vec(), vec![Escape::Help])
+        );
     }
 
     #[test]

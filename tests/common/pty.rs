@@ -1,5 +1,9 @@
 //! A pseudo-terminal with a program on it, and what a person would see there.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -37,7 +41,13 @@ impl Pty {
         let mut size = winsize(rows, columns);
         // SAFETY: two places for descriptors and a size; no name and no settings are asked for.
         let result = unsafe {
-            libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null_mut(), &mut size)
+            libc::openpty(
+                &mut master,
+                &mut slave,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                &mut size,
+            )
         };
         assert_eq!(result, 0, "openpty: {}", std::io::Error::last_os_error());
         for fd in [master, slave] {
@@ -46,7 +56,12 @@ impl Pty {
         }
         // SAFETY: descriptors just returned by openpty.
         let (master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
-        Self { master, slave, shown: Vec::new(), at: 0 }
+        Self {
+            master,
+            slave,
+            shown: Vec::new(),
+            at: 0,
+        }
     }
 
     /// One more descriptor of the terminal.
@@ -71,7 +86,12 @@ impl Pty {
     /// Starts `command` with the terminal as all its streams.
     pub fn spawn(&self, command: &mut Command) -> Child {
         self.lead(command);
-        command.stdin(self.stdio()).stdout(self.stdio()).stderr(self.stdio()).spawn().expect("it starts")
+        command
+            .stdin(self.stdio())
+            .stdout(self.stdio())
+            .stderr(self.stdio())
+            .spawn()
+            .expect("it starts")
     }
 
     pub fn settings(&self) -> Settings {
@@ -86,7 +106,16 @@ impl Pty {
 
     pub fn resize(&self, rows: u16, columns: u16) {
         // SAFETY: the structure outlives the call.
-        assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &winsize(rows, columns)) }, 0);
+        assert_eq!(
+            unsafe {
+                libc::ioctl(
+                    self.master.as_raw_fd(),
+                    libc::TIOCSWINSZ,
+                    &winsize(rows, columns),
+                )
+            },
+            0
+        );
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -104,7 +133,11 @@ impl Pty {
                 return;
             }
             let ended = !self.read_some(deadline);
-            assert!(!ended, "{what:?} did not appear; the terminal shows: {}", self.text());
+            assert!(
+                !ended,
+                "{what:?} did not appear; the terminal shows: {}",
+                self.text()
+            );
         }
     }
 
@@ -129,7 +162,12 @@ impl Pty {
     #[track_caller]
     pub fn expect_code(&mut self, child: &mut Child, code: i32) {
         let status = self.wait(child);
-        assert_eq!(status.code(), Some(code), "{status}; the terminal shows: {}", self.text());
+        assert_eq!(
+            status.code(),
+            Some(code),
+            "{status}; the terminal shows: {}",
+            self.text()
+        );
     }
 
     pub fn text(&self) -> String {
@@ -138,8 +176,14 @@ impl Pty {
 
     /// False: nothing came until `deadline`.
     fn read_some(&mut self, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        let mut poll = libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .as_millis();
+        let mut poll = libc::pollfd {
+            fd: self.master.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one pollfd that outlives the call.
         if unsafe { libc::poll(&mut poll, 1, i32::try_from(left).unwrap()) } <= 0 {
             return false;
@@ -152,5 +196,10 @@ impl Pty {
 }
 
 fn winsize(rows: u16, columns: u16) -> libc::winsize {
-    libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+    libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
 }

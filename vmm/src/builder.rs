@@ -23,7 +23,7 @@ use vsc_firmware::kernel::{Flavour, Kernel, LoadOptions, Loaded};
 
 use crate::control::Control;
 use crate::devices::{self, DeviceError, Devices};
-use crate::kvm::{Host, HostKind, KvmError, Lines, Machine};
+use crate::kvm::{EmptyMachine, Host, HostKind, KvmError, Lines, Machine};
 use crate::layout;
 use crate::memory::{self, MemoryError};
 use crate::resources::{EntryChoice, InitrdPart, KernelFormat, KernelSpec, Payload, VmResources};
@@ -121,15 +121,15 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
     resources.validate().map_err(BuildError::Resources)?;
     let kernel = open_kernel(resources)?;
 
-    // 2. Guest memory, and KVM around it.
+    // 2. Guest memory, with the kernel where it runs, while KVM makes the machine.
     let memory = memory::create(&resources.name, resources.memory)?;
-    let machine = Machine::new(memory.clone()).map_err(no_kvm)?;
-    let machine_at = Instant::now();
-
-    // 3. The kernel, read straight to where it runs.
     let low_end = resources.memory.min(layout::LOW_RAM_END);
-    let loaded = load_kernel(resources, &kernel, &memory, low_end)?;
+    let (empty, loaded) = with_empty_machine(&kernel, || load_kernel(resources, &kernel, &memory, low_end))?;
+    let machine_at = Instant::now();
     check_host(&kernel, &loaded)?;
+
+    // 3. The initrd, and both around the memory.
+    let machine = Machine::new(empty, memory.clone())?;
     let initrd = load_initrd(resources, &memory, low_end, &loaded)?;
     let kernel_at = Instant::now();
 
@@ -213,7 +213,24 @@ fn open_kernel(resources: &VmResources) -> Result<Kernel, BuildError> {
     }
 }
 
-/// Step 3: mapped where it comes from the cache, else copied or decompressed.
+/// Creates the machine, on another thread when `load` has enough to do meanwhile.
+fn with_empty_machine(
+    kernel: &Kernel,
+    load: impl FnOnce() -> Result<Loaded, BuildError>,
+) -> Result<(EmptyMachine, Loaded), BuildError> {
+    let create = || EmptyMachine::create().map_err(no_kvm);
+    if kernel.extent().is_none_or(|e| e.end - e.start < memory::HUGE) {
+        return Ok((create()?, load()?));
+    }
+    std::thread::scope(|scope| {
+        let machine = scope.spawn(create);
+        let loaded = load();
+        let machine = machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((machine?, loaded?))
+    })
+}
+
+/// Step 2: mapped where it comes from the cache, else copied or decompressed.
 fn load_kernel(
     resources: &VmResources,
     kernel: &Kernel,

@@ -102,10 +102,7 @@ impl Cache {
             return None;
         }
         self.forget_old(&target);
-        let kernel = self.find(key, path)?;
-        // Once, so that every guest of it has its text in huge pages.
-        kernel.source.prefer_huge();
-        Some(kernel)
+        self.find(key, path)
     }
 
     fn forget_old(&self, newest: &Path) {

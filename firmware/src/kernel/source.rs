@@ -64,13 +64,6 @@ impl Source {
         }
     }
 
-    /// Asks for huge pages in the page cache behind the whole file; where the host has none for files, nothing changes.
-    pub(super) fn prefer_huge(&self) {
-        if let Source::Mapped(mapping) = self {
-            mapping.prefer_huge();
-        }
-    }
-
     /// Tells the host that `range` is about to be read from front to back, so that it maps it at once.
     pub(super) fn will_read(&self, range: std::ops::Range<usize>) {
         if let Source::Mapped(mapping) = self {
@@ -121,37 +114,6 @@ impl Mapping {
     fn bytes(&self) -> &[u8] {
         // SAFETY: the mapping is `len` bytes long, readable, and lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.address.cast(), self.len) }
-    }
-
-    fn prefer_huge(&self) {
-        const HUGE: usize = 2 << 20;
-        /// include/uapi/asm-generic/mman-common.h; Linux 6.1.
-        const MADV_COLLAPSE: i32 = 25;
-        let room = self.len.next_multiple_of(HUGE) + HUGE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a reservation at an address of the kernel's choice, part of which is then replaced by the file at a
-        // multiple of 2 MiB, and all of which is removed again. The kernel collapses file pages only in executable
-        // mappings (CONFIG_READ_ONLY_THP_FOR_FS); nothing is ever executed there.
-        unsafe {
-            let reserved = libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0);
-            if reserved == libc::MAP_FAILED {
-                return;
-            }
-            let aligned = (reserved as usize).next_multiple_of(HUGE) as *mut libc::c_void;
-            let mapped = libc::mmap(
-                aligned,
-                self.len,
-                libc::PROT_READ | libc::PROT_EXEC,
-                libc::MAP_PRIVATE | libc::MAP_FIXED,
-                self.file.as_raw_fd(),
-                0,
-            );
-            if mapped != libc::MAP_FAILED {
-                libc::madvise(mapped, self.len / HUGE * HUGE, libc::MADV_POPULATE_READ);
-                libc::madvise(mapped, self.len / HUGE * HUGE, MADV_COLLAPSE);
-            }
-            libc::munmap(reserved, room);
-        }
     }
 
     fn populate(&self, range: std::ops::Range<usize>) {

@@ -22,6 +22,29 @@ use crate::resources::{Cpus, Irqchip};
 /// Largest APIC id that plain xAPIC messages can address (255 is the broadcast).
 const XAPIC_MAX_ID: u32 = 254;
 
+/// A KVM virtual machine without memory. Creating one waits for grace periods of the host's kernel (0.2 to 10 ms, most
+/// of it asleep), during which the builder has other things to do.
+pub struct EmptyMachine {
+    kvm: Kvm,
+    vm: VmFd,
+}
+
+impl EmptyMachine {
+    /// Opens KVM and creates a machine.
+    ///
+    /// # Errors
+    /// [`KvmError`] naming the call.
+    pub fn create() -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(|e| KvmError::Open(std::io::Error::from_raw_os_error(e.errno())))?;
+        let version = kvm.get_api_version();
+        if version != API_VERSION {
+            return Err(KvmError::Version(version));
+        }
+        let vm = create(&kvm)?;
+        Ok(Self { kvm, vm })
+    }
+}
+
 /// A KVM virtual machine with its memory.
 pub struct Machine {
     kvm: Kvm,
@@ -31,17 +54,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens KVM and creates a machine around `memory`.
+    /// Puts `memory` into a machine.
     ///
     /// # Errors
     /// [`KvmError`] naming the call.
-    pub fn new(memory: Memory) -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(|e| KvmError::Open(std::io::Error::from_raw_os_error(e.errno())))?;
-        let version = kvm.get_api_version();
-        if version != API_VERSION {
-            return Err(KvmError::Version(version));
-        }
-        let vm = Arc::new(create(&kvm)?);
+    pub fn new(empty: EmptyMachine, memory: Memory) -> Result<Self, KvmError> {
+        let EmptyMachine { kvm, vm } = empty;
+        let vm = Arc::new(vm);
         for (slot, region) in memory.iter().enumerate() {
             let slot = kvm_userspace_memory_region {
                 slot: slot as u32,

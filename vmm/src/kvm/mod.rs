@@ -15,7 +15,7 @@ pub(crate) use cpuid::apic_id;
 pub use error::KvmError;
 pub use irq::Lines;
 pub use leaves::Leaf;
-pub use machine::Machine;
+pub use machine::{EmptyMachine, Machine};
 pub use probe::{Capabilities, Host, HostKind, Missing};
 pub use stats::VcpuStats;
 pub use vcpu::KvmVcpu;

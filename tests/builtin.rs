@@ -1,5 +1,7 @@
 //! The built-in guest in a machine of this host: every way to end, and every device it can drive.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::time::{Duration, Instant};

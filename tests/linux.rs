@@ -1,5 +1,7 @@
 //! Commands in a real Linux on this host: status, streams, environment, limits, endings.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -94,6 +94,7 @@ fn dash_on_a_terminal_is_quiet_about_it() {
     pty.expect_code(&mut child, 3);
 }
 
+/// Every end but SIGKILL, after which nobody is there to do anything (`reset` or `stty sane` helps then).
 #[test]
 fn every_end_leaves_the_terminal_as_it_was() {
     let Some(kernel) = kernel() else { return };

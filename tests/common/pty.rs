@@ -37,31 +37,25 @@ impl Settings {
 
 impl Pty {
     pub fn new(rows: u16, columns: u16) -> Self {
-        let (mut master, mut slave) = (-1, -1);
-        let mut size = winsize(rows, columns);
-        // SAFETY: two places for descriptors and a size; no name and no settings are asked for.
-        let result = unsafe {
-            libc::openpty(
-                &mut master,
-                &mut slave,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                &mut size,
-            )
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        // Close-on-exec from the start: children of other tests must not hold this terminal.
+        // SAFETY: plain system calls, each on what the one before returned.
+        let (master, slave) = unsafe {
+            let master = libc::posix_openpt(flags);
+            assert!(master >= 0 && libc::grantpt(master) == 0 && libc::unlockpt(master) == 0);
+            (master, libc::ioctl(master, libc::TIOCGPTPEER, flags))
         };
-        assert_eq!(result, 0, "openpty: {}", std::io::Error::last_os_error());
-        for fd in [master, slave] {
-            // SAFETY: a plain system call. Children of other tests must not hold this terminal.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-        // SAFETY: descriptors just returned by openpty.
+        assert!(slave >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: descriptors just returned by the kernel.
         let (master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
-        Self {
+        let pty = Self {
             master,
             slave,
             shown: Vec::new(),
             at: 0,
-        }
+        };
+        pty.resize(rows, columns);
+        pty
     }
 
     /// One more descriptor of the terminal.
@@ -105,17 +99,15 @@ impl Pty {
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: the structure outlives the call.
-        assert_eq!(
-            unsafe {
-                libc::ioctl(
-                    self.master.as_raw_fd(),
-                    libc::TIOCSWINSZ,
-                    &winsize(rows, columns),
-                )
-            },
-            0
-        );
+        let result = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        assert_eq!(result, 0);
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -192,14 +184,5 @@ impl Pty {
         let n = self.master.read(&mut chunk).unwrap_or(0);
         self.shown.extend_from_slice(&chunk[..n]);
         n > 0
-    }
-}
-
-fn winsize(rows: u16, columns: u16) -> libc::winsize {
-    libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
     }
 }

@@ -188,3 +188,55 @@ fn internet_sockets(pid: u32) -> usize {
     })
     .count()
 }
+
+#[test]
+fn attach_takes_a_pipe_and_ends_with_the_machine() {
+    let Some(kernel) = kernel() else { return };
+    let dir = TempDir::new("attach-pipe");
+    let socket = dir.path("serial.socket");
+    let machine = serial_machine(&kernel, &dir, &socket);
+    within(PATIENCE, || listens(&socket));
+    let input = dir.write("in", "echo pi''ped\nexit\n");
+    let output = run(vsc()
+        .arg("attach")
+        .arg(&socket)
+        .stdin(fs::File::open(input).unwrap()));
+    expect_code(&output, 0);
+    let said = text(&output.stdout);
+    assert!(said.contains("\r\npiped\r\n"), "{said}");
+    assert!(said.contains("reboot: Power down"), "{said}");
+    expect_code(&finish(machine), 0);
+}
+
+#[test]
+fn attach_puts_the_terminal_back_and_leaves_a_guest_that_does_not_read() {
+    // Not a machine: somebody who accepts and never reads.
+    let dir = TempDir::new("attach-end");
+    let socket = dir.path("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    for (signal, code) in [
+        (Some(libc::SIGTERM), 143),
+        (Some(libc::SIGHUP), 129),
+        (None, 0),
+    ] {
+        let mut pty = Pty::new(24, 80);
+        let before = pty.settings();
+        let mut child = pty.spawn(vsc().arg("attach").arg(&socket));
+        pty.expect("attached");
+        assert!(pty.settings().is_raw());
+        let (client, _) = listener.accept().unwrap();
+        match signal {
+            Some(signal) => kill(child.id(), signal),
+            None => {
+                // More than its socket holds.
+                for _ in 0..100 {
+                    pty.send([b'x'; 4000]);
+                }
+                pty.send("\x01x");
+            }
+        }
+        pty.expect_code(&mut child, code);
+        assert_eq!(pty.settings(), before);
+        drop(client);
+    }
+}

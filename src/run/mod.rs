@@ -22,7 +22,7 @@ pub(crate) mod ending;
 mod guest;
 pub(crate) mod poll;
 pub(crate) mod result;
-mod signals;
+pub(crate) mod signals;
 pub(crate) mod terminal;
 
 use ending::Ending;
@@ -32,6 +32,12 @@ use result::{Moments, Summary};
 use signals::Signals;
 use terminal::{Escape, EscapeFilter, RawTerminal};
 
+/// A second signal within this time is not one more message for the command: it insists.
+const INSISTENCE: Duration = Duration::from_secs(2);
+/// How long init has to end the machine once it is told to.
+const INIT_GRACE: Duration = Duration::from_secs(1);
+/// Errors of init that are shown.
+const COMPLAINTS: u32 = 20;
 /// Most typed bytes that wait for a guest which does not read.
 const TYPED_MAX: usize = 64 << 10;
 
@@ -103,8 +109,8 @@ fn follow_up(resources: &VmResources, ending: &Ending, report: &Report) -> Actio
     let events = &resources.events;
     match (ending, &report.stop) {
         (Ending::Panicked { .. }, _) | (Ending::Hung { .. }, Stop::TripleFault { .. }) => events.on_crash,
-        (Ending::PoweredOff, _) => events.on_poweroff,
-        (Ending::Rebooted, _) => events.on_reboot,
+        (Ending::PoweredOff | Ending::NoStatus { .. }, Stop::PowerOff) => events.on_poweroff,
+        (Ending::Rebooted | Ending::NoStatus { .. }, Stop::Reset) => events.on_reboot,
         _ => Action::Destroy,
     }
 }
@@ -171,13 +177,16 @@ fn once(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(En
         limit: job.resources.limits.timeout.map(|limit| job.started + limit),
         timed_out: false,
         quit: false,
+        forced: false,
+        cut: None,
+        complaints: 0,
         moments,
     };
     if host.terminal.is_some() {
         session.tell_size();
     }
     session.attend(host).map_err(|e| format!("cannot wait for events: {e}"))?;
-    session.drain(host);
+    session.drain(host).map_err(|e| format!("cannot wait for events: {e}"))?;
     Ok(session.end())
 }
 
@@ -273,14 +282,20 @@ struct Session<'a, 'b> {
     typist: Option<Typist>,
     /// The command's end, once init has told.
     status: Option<Ending>,
-    /// The signal that asked for the end.
-    asked: Option<i32>,
+    /// The last signal to us, and when it came.
+    asked: Option<(i32, Instant)>,
     /// When asking is over.
     insist_at: Option<Instant>,
     told_to_power_off: bool,
     limit: Option<Instant>,
     timed_out: bool,
     quit: bool,
+    /// The machine was ended without regard for what it had to say.
+    forced: bool,
+    /// The signal that came while the last output was on its way.
+    cut: Option<i32>,
+    /// Errors that init reported.
+    complaints: u32,
     moments: &'b mut Moments,
 }
 
@@ -293,7 +308,8 @@ impl Session<'_, '_> {
             let Some(look) = self.vm.check(now) else {
                 return Ok(());
             };
-            let until = [Some(look), self.limit, self.insist_at].into_iter().flatten().min();
+            let limit = self.limit.filter(|_| self.status.is_none());
+            let until = [Some(look), limit, self.insist_at].into_iter().flatten().min();
             let mut poll = Poll::new();
             poll.read(self.vm.wake());
             let signal = poll.read(host.signals.fd());
@@ -322,34 +338,56 @@ impl Session<'_, '_> {
     }
 
     /// What the guest wrote is the host's to read, however slowly; only the user, or the time limit, cuts it off.
-    fn drain(&mut self, host: &mut Host) {
+    fn drain(&mut self, host: &mut Host) -> io::Result<()> {
         const SLICE: Duration = Duration::from_millis(100);
-        while !self.quit && !self.timed_out && !self.vm.drain(SLICE) {
-            while let Some(signal) = host.signals.next() {
-                host.told_to_end |= signal != libc::SIGWINCH;
+        self.vm.stop();
+        while !self.forced && !self.vm.drain(SLICE) {
+            let now = Instant::now();
+            if self.limit.is_some_and(|at| now >= at) {
+                self.timed_out = true;
+                break;
             }
-            if host.told_to_end || self.limit.is_some_and(|at| Instant::now() >= at) {
-                return;
+            // A vCPU that waits for the reader is not waited for by the call above.
+            let mut poll = Poll::new();
+            let signal = poll.read(host.signals.fd());
+            let ready = poll.wait(Some(now + SLICE / 5))?;
+            while let Some(signal) = host.signals.next().filter(|_| ready.is(signal)) {
+                if signal != libc::SIGWINCH {
+                    host.told_to_end = true;
+                    self.cut = Some(signal);
+                    return Ok(());
+                }
             }
         }
+        Ok(())
     }
 
     fn enforce(&mut self, now: Instant) {
-        if self.limit.is_some_and(|at| now >= at) && self.status.is_none() {
+        if self.status.is_none() && self.limit.is_some_and(|at| now >= at) {
             self.timed_out = true;
-            self.vm.stop();
+            self.force();
         }
         if self.insist_at.is_some_and(|at| now >= at) {
+            self.insist_at = None;
             match self.control.as_mut().filter(|_| self.status.is_none() && !self.told_to_power_off) {
                 // The command did not end: now its init is told to end the machine.
                 Some(control) => {
                     control.power_off();
                     self.told_to_power_off = true;
-                    self.insist_at = Some(now + self.job.resources.limits.stop_grace);
+                    self.insist_at = Some(now + self.job.resources.limits.stop_grace.min(INIT_GRACE));
                 }
-                None => self.vm.stop(),
+                // Its status is known: the machine has had its time, its output has as much as its reader takes.
+                None if self.status.is_some() => self.vm.stop(),
+                None => self.force(),
             }
         }
+    }
+
+    /// Ends the machine and whatever waits for it.
+    fn force(&mut self) {
+        self.forced = true;
+        self.vm.stop();
+        self.vm.abandon();
     }
 
     fn listen(&mut self) {
@@ -365,7 +403,12 @@ impl Session<'_, '_> {
                     continue;
                 }
                 Said::Error(text) => {
-                    say::err(&format!("guest: {text}"));
+                    self.complaints += 1;
+                    match self.complaints {
+                        ..COMPLAINTS => say::err(&format!("guest: {}", text.escape_debug())),
+                        COMPLAINTS => say::err("guest: more errors, which are not shown"),
+                        _ => {}
+                    }
                     continue;
                 }
                 Said::Exit(status) => Ending::Exited { status },
@@ -394,21 +437,30 @@ impl Session<'_, '_> {
             self.tell_size();
             return;
         }
-        host.told_to_end = true;
-        let again = self.asked.replace(signal).is_some();
-        let grace = Instant::now() + self.job.resources.limits.stop_grace;
+        let now = Instant::now();
+        let again = self.asked.replace((signal, now)).is_some_and(|(_, before)| now - before < INSISTENCE);
         if signal == libc::SIGHUP || again {
-            self.vm.stop();
-        } else if let Some(control) = &mut self.control {
-            control.signal(signal);
-            // An interrupt is the command's to handle, and a second one insists; the others must end it.
-            if signal != libc::SIGINT || self.moments.command.is_none() {
-                self.insist_at.get_or_insert(grace);
+            host.told_to_end = true;
+            self.force();
+            return;
+        }
+        let running = self.moments.command.is_some();
+        match &mut self.control {
+            // An interrupt is the command's to handle, whatever comes of it; another one soon after insists.
+            Some(control) if running && signal == libc::SIGINT => control.signal(signal),
+            Some(control) => {
+                host.told_to_end = true;
+                control.signal(signal);
+                self.insist_at.get_or_insert(now + self.job.resources.limits.stop_grace);
             }
-        } else if self.vm.press_power_button() {
-            self.insist_at.get_or_insert(grace);
-        } else {
-            self.vm.stop();
+            None => {
+                host.told_to_end = true;
+                if self.vm.press_power_button() {
+                    self.insist_at.get_or_insert(now + self.job.resources.limits.stop_grace);
+                } else {
+                    self.force();
+                }
+            }
         }
     }
 
@@ -417,7 +469,7 @@ impl Session<'_, '_> {
             Escape::Quit => {
                 host.told_to_end = true;
                 self.quit = true;
-                self.vm.stop();
+                self.force();
             }
             Escape::PowerButton if self.vm.press_power_button() => {}
             Escape::PowerButton => say::err_raw("\r\nvsc-run: the guest does not listen to the power button\r\n"),
@@ -432,18 +484,17 @@ impl Session<'_, '_> {
         self.listen();
         self.moments.note_end(&self.vm);
         let machine = Ending::of_machine(&report, self.job.command);
-        let ending = match (self.status, self.asked) {
-            // Its init killed it because we had to insist: the signal that we were sent is what ended it.
-            (Some(Ending::Signalled { .. }), Some(signal)) if self.told_to_power_off => {
-                Ending::Interrupted { signal: signal as u8 }
-            }
-            (Some(status), _) => status,
-            (None, _) if self.quit => Ending::Quit,
-            (None, _) if self.timed_out => Ending::TimedOut {
+        let asked = self.asked.filter(|_| self.forced || self.insist_at.is_some() || self.told_to_power_off);
+        let interrupted = |signal: i32| Ending::Interrupted { signal: signal as u8 };
+        let ending = match (self.status, asked) {
+            _ if self.quit => Ending::Quit,
+            _ if self.timed_out => Ending::TimedOut {
                 seconds: self.job.resources.limits.timeout.unwrap_or(Duration::ZERO).as_secs_f64(),
             },
-            (None, Some(signal)) if !matches!(machine, Ending::Panicked { .. } | Ending::Failed { .. }) => {
-                Ending::Interrupted { signal: signal as u8 }
+            _ if self.cut.is_some() => self.cut.map_or(machine, interrupted),
+            (Some(status), _) => status,
+            (None, Some((signal, _))) if !matches!(machine, Ending::Panicked { .. } | Ending::Failed { .. }) => {
+                interrupted(signal)
             }
             (None, _) => machine,
         };

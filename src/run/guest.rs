@@ -56,8 +56,9 @@ impl GuestControl {
     /// Reads what is there and returns the complete lines. Lines that make no sense become [`Said::Error`].
     pub(crate) fn read(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
-        let mut chunk = [0u8; 1024];
-        loop {
+        let mut chunk = [0u8; 4096];
+        // A guest that never stops talking must not keep the caller here; what is left is there the next time.
+        for _ in 0..16 {
             match self.stream.read(&mut chunk) {
                 Ok(0) => self.gone = true,
                 Ok(n) => {
@@ -71,6 +72,7 @@ impl GuestControl {
             }
             return said;
         }
+        said
     }
 
     fn take_lines(&mut self, said: &mut Vec<Said>) {

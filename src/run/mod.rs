@@ -349,9 +349,11 @@ impl Session<'_, '_> {
             }
             // A vCPU that waits for the reader is not waited for by the call above.
             let mut poll = Poll::new();
-            let signal = poll.read(host.signals.fd());
-            let ready = poll.wait(Some(now + SLICE / 5))?;
-            while let Some(signal) = host.signals.next().filter(|_| ready.is(signal)) {
+            let told = poll.read(host.signals.fd());
+            if !poll.wait(Some(now + SLICE / 5))?.is(told) {
+                continue;
+            }
+            while let Some(signal) = host.signals.next() {
                 if signal != libc::SIGWINCH {
                     host.told_to_end = true;
                     self.cut = Some(signal);

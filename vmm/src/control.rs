@@ -90,14 +90,14 @@ impl Control {
         })
     }
 
-    /// Stops the machine: vCPU threads leave their loops at their next exit. Only the first reason is kept.
+    /// Stops the machine: vCPU threads leave their loops at their next exit. Only the first reason is kept. Output that
+    /// a device still waits to deliver is not given up by this.
     pub fn stop(&self, why: Stop) {
         let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if reason.is_none() {
             *reason = Some(why);
         }
         self.stopping.store(true, Ordering::Release);
-        self.waits.raise();
         // A counter that is full is a reader that will wake anyway.
         let _ = self.wake.write(1);
     }
@@ -112,7 +112,12 @@ impl Control {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Raised when the machine stops, for devices that wait inside a register access.
+    /// Ends every wait of a device for its host's reader: what that has not taken is lost from now on.
+    pub fn abandon(&self) {
+        self.waits.raise();
+    }
+
+    /// Raised by [`Control::abandon`], for devices that wait inside a register access or a reset.
     pub fn waits(&self) -> source::Stop {
         self.waits.clone()
     }

@@ -58,6 +58,18 @@ mod tests {
         let used: std::collections::HashSet<_> = (0..14).map(|i| virtio_gsi(i, 14)).collect();
         assert_eq!(used.len(), 14);
         assert!(used.iter().all(|&(gsi, level)| gsi < PINS && gsi != SCI && !level));
-        assert!((0..15).all(|i| virtio_gsi(i, 15).1));
+    }
+
+    #[test]
+    fn isa_pins_are_never_level_and_edges_never_shared() {
+        for count in 1..=MMIO_MAX as usize {
+            let all: Vec<_> = (0..count).map(|i| virtio_gsi(i, count)).collect();
+            for &(gsi, level) in &all {
+                assert!(gsi < PINS && gsi != SCI);
+                assert!(!level || gsi >= 16, "{count} devices: GSI {gsi} is level-triggered");
+                let sharing = all.iter().filter(|(other, _)| *other == gsi).count();
+                assert!(level || sharing == 1, "{count} devices: GSI {gsi} is shared");
+            }
+        }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -90,11 +89,14 @@ pub struct VcpuThread {
     pub counters: Arc<ExitCounters>,
 }
 
+/// A question to a running vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question(u32);
+
 /// Questions to a running vCPU thread, and how to make it look.
 struct Mailbox {
     asked: AtomicU32,
     answer: Mutex<Answer>,
-    answered: Condvar,
     ended: AtomicBool,
 }
 
@@ -109,6 +111,17 @@ struct Answer {
 /// The signal that takes a vCPU out of KVM_RUN. Its handler does nothing: the interruption is the message.
 fn kick_signal() -> i32 {
     SIGRTMIN()
+}
+
+/// A parent may have blocked the signal for this process; blocked, it would not take a vCPU out of the guest.
+fn accept_kicks() {
+    // SAFETY: plain calls on a set of our own.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, kick_signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+    }
 }
 
 extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -126,13 +139,13 @@ impl VcpuThread {
                 interrupter: Some(vcpu.interrupter()),
                 ..Answer::default()
             }),
-            answered: Condvar::new(),
             ended: AtomicBool::new(false),
         });
         let counters = Arc::new(ExitCounters::default());
         let thread = std::thread::Builder::new().name(format!("vcpu{}", vcpu.index())).spawn({
             let (mailbox, counters) = (mailbox.clone(), counters.clone());
             move || {
+                accept_kicks();
                 let mut guard = Guard { control: shared.control.clone(), mailbox, stop: None, bug: true };
                 guard.stop = run(vcpu.as_mut(), &shared, &guard.mailbox, &counters);
                 guard.bug = false;
@@ -157,24 +170,24 @@ impl VcpuThread {
         }
     }
 
-    /// Registers of the running vCPU, or of the moment it ended; `None` when it does not answer within `patience`.
-    pub fn snapshot(&self, patience: Duration) -> Option<CpuSnapshot> {
-        if self.mailbox.ended.load(Ordering::Acquire) {
-            return self.mailbox.lock().snapshot;
-        }
+    /// Asks a running vCPU for its registers; [`VcpuThread::answer`] has them soon after.
+    pub fn ask(&self) -> Question {
         let number = self.mailbox.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.kick();
-        let (answer, _) = self
-            .mailbox
-            .answered
-            .wait_timeout_while(self.mailbox.lock(), patience, |a| {
-                a.number < number && !self.mailbox.ended.load(Ordering::Acquire)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if answer.number < number && !self.mailbox.ended.load(Ordering::Acquire) {
-            return None;
-        }
-        answer.snapshot
+        Question(number)
+    }
+
+    /// The registers when the question was answered, or of the moment when the vCPU ended; `None` while it has not
+    /// looked: it is waiting inside a device, or the host is busy.
+    pub fn answer(&self, question: Question) -> Option<CpuSnapshot> {
+        let answer = self.mailbox.lock();
+        let there = answer.number >= question.0 || self.mailbox.ended.load(Ordering::Acquire);
+        answer.snapshot.filter(|_| there)
+    }
+
+    /// The registers of the moment when the vCPU ended; `None` while it runs.
+    pub fn last(&self) -> Option<CpuSnapshot> {
+        self.mailbox.lock().snapshot.filter(|_| self.mailbox.ended.load(Ordering::Acquire))
     }
 
     /// Waits for the thread after [`Control::stop`].
@@ -221,7 +234,6 @@ impl Mailbox {
         if answer.number != asked {
             answer.snapshot = Some(vcpu.snapshot());
             answer.number = asked;
-            self.answered.notify_all();
         }
     }
 
@@ -229,7 +241,6 @@ impl Mailbox {
         let mut answer = self.lock();
         answer.interrupter = None;
         self.ended.store(true, Ordering::Release);
-        self.answered.notify_all();
     }
 }
 

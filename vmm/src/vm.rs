@@ -4,7 +4,7 @@
 //! calls [`Vm::check`] when it is readable or when the time that `check` gave has come.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -17,15 +17,15 @@ use vsc_devices::virtio::stats::{CounterSnapshot, Counters};
 use crate::control::{Control, Stop};
 use crate::io_thread::IoThread;
 use crate::kvm::{KvmVcpu, Machine, VcpuStats};
-use crate::vcpu::{CpuSnapshot, Shared, Sleep, VcpuThread};
+use crate::vcpu::{CpuSnapshot, Question, Shared, Sleep, VcpuThread};
 
 /// First and last interval between looks at a machine that makes no exits.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
 const LOOK_LAST: Duration = Duration::from_secs(2);
 /// How long a kernel may go on after it printed that it panicked (it may reboot by itself, or dump).
 const AFTER_PANIC: Duration = Duration::from_secs(1);
-/// How long a vCPU may take to answer; a busy host schedules late.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a vCPU has to answer before it counts as busy.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A virtual machine in this process.
 pub struct Vm {
@@ -34,7 +34,6 @@ pub struct Vm {
     pub(crate) waiting: Vec<KvmVcpu>,
     pub(crate) shared: Arc<Shared>,
     _io: Vec<IoThread>,
-    pub(crate) machine: Machine,
     pub(crate) console: ConsoleLog,
     pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
     pub(crate) consoles: Vec<ConsoleHandle>,
@@ -44,6 +43,8 @@ pub struct Vm {
     pub(crate) boot_deadline: Option<Duration>,
     pub(crate) marks: Marks,
     look: Look,
+    /// Last: interrupt lines of the devices hold on to it, and its memory must outlive it.
+    pub(crate) machine: Machine,
 }
 
 /// Moments of a start, for `--timing`.
@@ -65,6 +66,8 @@ struct Look {
     next: Option<Instant>,
     interval: Duration,
     exits: u64,
+    /// Questions to all vCPUs, sent at the last look.
+    asked: Option<Vec<Question>>,
     panicked: Option<Instant>,
     alive: bool,
 }
@@ -120,6 +123,7 @@ impl Vm {
                 next: None,
                 interval: LOOK_FIRST,
                 exits: 0,
+                asked: None,
                 panicked: None,
                 alive: false,
             },
@@ -166,9 +170,7 @@ impl Vm {
         self.watch_panic(now, &control);
         self.watch_life(now, &control);
         if self.look.next.is_some_and(|at| at <= now) {
-            self.watch_sleep(&control);
-            self.look.interval = (self.look.interval * 2).min(LOOK_LAST);
-            self.look.next = Some(now + self.look.interval);
+            self.look.next = Some(now + self.watch_sleep(&control));
         }
         if control.stopping() {
             return None;
@@ -199,20 +201,28 @@ impl Vm {
         }
     }
 
-    fn watch_sleep(&mut self, control: &Control) {
-        let exits = self.exits();
-        if exits != self.look.exits {
-            self.look.exits = exits;
-            return;
+    /// A look is two steps, so that nobody waits for a vCPU: ask, and a moment later read the answers. Returns when
+    /// the next step is due.
+    fn watch_sleep(&mut self, control: &Control) -> Duration {
+        if let Some(asked) = self.look.asked.take() {
+            let asleep = |(thread, question): (&VcpuThread, Question)| {
+                thread.answer(question).is_some_and(|s| matches!(s.sleep, Sleep::Forever | Sleep::NotStarted))
+            };
+            if self.threads.iter().zip(asked).all(asleep) {
+                control.stop(Stop::Halted);
+            }
+            // The look itself made exits.
+            self.look.exits = self.exits();
+        } else {
+            let exits = self.exits();
+            if std::mem::replace(&mut self.look.exits, exits) == exits {
+                self.look.asked = Some(self.threads.iter().map(VcpuThread::ask).collect());
+                return PATIENCE;
+            }
         }
-        let asleep = |t: &VcpuThread| {
-            t.snapshot(PATIENCE).is_some_and(|s| matches!(s.sleep, Sleep::Forever | Sleep::NotStarted))
-        };
-        if self.threads.iter().all(asleep) {
-            control.stop(Stop::Halted);
-        }
-        // The look itself made exits.
-        self.look.exits = self.exits();
+        let interval = self.look.interval;
+        self.look.interval = (interval * 2).min(LOOK_LAST);
+        interval
     }
 
     fn exits(&self) -> u64 {
@@ -242,41 +252,59 @@ impl Vm {
         }
     }
 
-    /// Ends the machine; the reason is [`Stop::Requested`] unless it had another already.
+    /// Stops the vCPUs; the reason is [`Stop::Requested`] unless there was another already. What the guest wrote may
+    /// still be on its way to the host ([`Vm::drain`]).
     pub fn stop(&self) {
         self.shared.control.stop(Stop::Requested);
+        for thread in &self.threads {
+            thread.kick();
+        }
+    }
+
+    /// Gives up what the host's readers have not taken, so that nothing of the machine waits for them any more.
+    pub fn abandon(&self) {
+        self.shared.control.abandon();
     }
 
     /// Waits until the host has taken what a stopped machine had written, `patience` at most; returns whether it has.
     pub fn drain(&self, patience: Duration) -> bool {
+        if self.shared.control.reason() == Some(Stop::Bug) {
+            // A loop may be missing that would deliver it.
+            return true;
+        }
         let end = Instant::now() + patience;
         let left = || end.saturating_duration_since(Instant::now());
         let taken = self.consoles.iter().all(|console| console.finish(left()));
         taken
-            && self.serials.iter().all(|serial| {
-                serial.lock().unwrap_or_else(PoisonError::into_inner).finish(left())
+            && self.serials.iter().all(|serial| match serial.try_lock() {
+                Ok(serial) => serial.finish(left()),
+                Err(TryLockError::Poisoned(serial)) => serial.into_inner().finish(left()),
+                // A vCPU waits in there for the reader.
+                Err(TryLockError::WouldBlock) => false,
             })
     }
 
-    /// Joins the vCPU threads of a stopped machine and reports.
+    /// Joins the vCPU threads of a stopped machine and reports. What was not drained is lost.
     pub fn finish(&mut self) -> Report {
-        self.stop();
-        for thread in &self.threads {
-            thread.kick();
-        }
-        for thread in &mut self.threads {
-            thread.join();
-        }
+        self.end_threads();
         let alive = self.look.alive || self.console.total() > 0;
         Report {
             stop: self.shared.control.reason().unwrap_or(Stop::Requested),
-            vcpus: self.threads.iter().map(|t| t.snapshot(Duration::ZERO)).collect(),
+            vcpus: self.threads.iter().map(VcpuThread::last).collect(),
             exits: self.exits(),
             kvm: self.kvm_counters(),
             devices: self.counters.iter().map(|(name, c)| (name.clone(), c.snapshot())).collect(),
             alive,
             panic: self.console.panic(),
-            console_tail: self.console.last_lines(20),
+            console_tail: self.console.last_lines(20).iter().map(|line| printable(line)).collect(),
+        }
+    }
+
+    fn end_threads(&mut self) {
+        self.stop();
+        self.abandon();
+        for thread in &mut self.threads {
+            thread.join();
         }
     }
 
@@ -299,9 +327,17 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.stop();
-        for thread in &mut self.threads {
-            thread.join();
-        }
+        self.end_threads();
     }
+}
+
+/// A line of the guest as a terminal may show it: control characters are the guest's way into it.
+fn printable(line: &str) -> String {
+    line.chars()
+        .flat_map(|c| {
+            let harmless = !c.is_control() || c == '\t';
+            let escaped = (!harmless).then(|| c.escape_default());
+            harmless.then_some(c).into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
 }

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use vsc_devices::bus::BusDevice;
@@ -48,7 +48,9 @@ impl RunVcpu for Scripted {
             Some(Step::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
             None => {
                 while !self.interrupted.load(Ordering::SeqCst) {
-                    std::thread::yield_now();
+                    // As KVM_RUN: only a signal ends it.
+                    // SAFETY: no descriptors, so no memory is touched.
+                    unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
                 }
                 Ok(Exit::Interrupted)
             }
@@ -125,14 +127,36 @@ fn a_reset_ends_the_loop_before_the_next_instruction() {
 #[test]
 fn a_running_vcpu_answers_questions_and_stops_when_told() {
     let mut rig = start(vec![]);
+    assert_eq!(rig.thread.last(), None, "it has not ended");
     for _ in 0..3 {
-        let snapshot = rig.thread.snapshot(Duration::from_secs(10)).expect("an answer");
-        assert_eq!(snapshot.rip, 0x1234);
+        let question = rig.thread.ask();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let answer = loop {
+            match rig.thread.answer(question) {
+                None if Instant::now() < deadline => std::thread::yield_now(),
+                answer => break answer,
+            }
+        };
+        assert_eq!(answer.map(|s| s.rip), Some(0x1234));
     }
     rig.control.stop(Stop::Requested);
     rig.thread.join();
     assert_eq!(rig.control.reason(), Some(Stop::Requested));
-    assert_eq!(rig.thread.snapshot(Duration::ZERO).map(|s| s.rip), Some(0x1234), "the last state is kept");
+    assert_eq!(rig.thread.last().map(|s| s.rip), Some(0x1234), "the last state is kept");
+}
+
+#[test]
+fn kicks_arrive_although_the_parent_blocked_their_signal() {
+    // SAFETY: plain calls on a set of our own; only this test's thread is concerned.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+    let mut rig = start(vec![]);
+    rig.control.stop(Stop::Requested);
+    rig.thread.join();
+    assert!(rig.thread.last().is_some());
 }
 
 #[test]

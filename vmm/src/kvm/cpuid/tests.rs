@@ -29,6 +29,7 @@ fn host() -> Vec<Entry> {
         e(0x8000_001d, 0x121, 0, 0, 0),
         l3,
         e(0x8000_001e, 9, 9, 9, 9),
+        e(0x8000_001f, 0x1f, 0x173, 0x1fd, 1),
     ]
 }
 
@@ -112,6 +113,31 @@ fn timing_is_told_when_known() {
     assert_eq!(leaf(&unknown, KVM_SIGNATURE, 0).eax, KVM_FEATURES);
     assert!(unknown.iter().all(|e| e.function != TIMING));
     assert_eq!(leaf(&unknown, 1, 0).ecx & LEAF1_ECX_TSC_DEADLINE, 0);
+}
+
+#[test]
+fn encrypted_memory_is_not_offered() {
+    let sev = leaf(&shared(&host(), &params()), 0x8000_001f, 0);
+    assert_eq!((sev.eax, sev.ebx, sev.ecx, sev.edx), (0, 0, 0, 0));
+}
+
+#[test]
+fn counts_that_do_not_fit_are_the_largest_that_do() {
+    let topology = Topology {
+        sockets: 1,
+        cores: 300,
+        threads: 1,
+    };
+    let entries = shared(
+        &host(),
+        &Params {
+            topology,
+            ..params()
+        },
+    );
+    let size = leaf(&entries, 0x8000_0008, 0);
+    assert_eq!((size.ecx & 0xff, size.ecx >> 12 & 0xf), (255, 9));
+    assert_eq!((leaf(&entries, 1, 0).ebx >> 16) & 0xff, 255);
 }
 
 #[test]

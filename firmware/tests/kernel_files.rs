@@ -50,9 +50,8 @@ fn anonymous_memory() -> Memory {
 }
 
 fn options() -> LoadOptions {
-            mapped: false,
     LoadOptions {
-            mapped: false,
+        mapped: false,
         ram_low_end: RAM,
         fresh: true,
         entry: EntryChoice::Auto,

@@ -108,7 +108,7 @@ pub(crate) fn prefer_huge(memory: &Memory, start: u64, len: u64) {
             return;
         };
         let host = slice.ptr_guard_mut().as_ptr();
-        if host as u64 % HUGE != 0 {
+        if !(host as u64).is_multiple_of(HUGE) {
             return;
         }
         // SAFETY: 2 MiB of guest memory that no vCPU uses yet. Collapsing an extent needs one page in it, hence the

@@ -47,7 +47,7 @@ pub(super) fn check_bounds(
 pub(super) fn whole_pages(segment: &Segment) -> Option<Range<u64>> {
     let start = segment.phys.checked_next_multiple_of(PAGE as u64)?;
     let end = (segment.phys + segment.file_len) & !(PAGE as u64 - 1);
-    let agree = (segment.phys ^ segment.offset) % PAGE as u64 == 0;
+    let agree = (segment.phys ^ segment.offset).is_multiple_of(PAGE as u64);
     (agree && start < end).then_some(start..end)
 }
 

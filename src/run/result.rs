@@ -1,7 +1,11 @@
 //! What a run leaves for machines to read: the result file, `--json`, `--timing`.
 
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -54,7 +58,12 @@ impl Moments {
             ("end", self.ended),
         ]
         .into_iter()
-        .filter_map(|(name, at)| Some((name, at?.saturating_duration_since(zero).as_secs_f64() * 1e3)))
+        .filter_map(|(name, at)| {
+            Some((
+                name,
+                at?.saturating_duration_since(zero).as_secs_f64() * 1e3,
+            ))
+        })
         .collect()
     }
 }
@@ -131,9 +140,18 @@ impl Summary {
             message: self.ending.sentence(),
             restarts: self.restarts,
             stop: report.map(|r| &r.stop),
-            timing_ms: self.moments.milliseconds().into_iter().map(|(n, v)| (n.to_owned(), v.into())).collect(),
+            timing_ms: self
+                .moments
+                .milliseconds()
+                .into_iter()
+                .map(|(n, v)| (n.to_owned(), v.into()))
+                .collect(),
             exits: report.map(|r| r.exits),
-            kvm: report.into_iter().flat_map(|r| &r.kvm).map(|(n, v)| (n.clone(), (*v).into())).collect(),
+            kvm: report
+                .into_iter()
+                .flat_map(|r| &r.kvm)
+                .map(|(n, v)| (n.clone(), (*v).into()))
+                .collect(),
             devices: report
                 .into_iter()
                 .flat_map(|r| &r.devices)
@@ -147,16 +165,27 @@ impl Summary {
 
     /// The line of `--timing`.
     pub(crate) fn timing(&self) -> String {
-        let moments: Vec<_> =
-            self.moments.milliseconds().into_iter().map(|(name, ms)| format!("{name} {ms:.2}")).collect();
+        let moments: Vec<_> = self
+            .moments
+            .milliseconds()
+            .into_iter()
+            .map(|(name, ms)| format!("{name} {ms:.2}"))
+            .collect();
         let exits = self.report.as_ref().map_or(0, |r| r.exits);
-        let kvm = self.report.as_ref().and_then(|r| r.kvm.iter().find(|(n, _)| n == "exits")).map(|(_, v)| *v);
+        let kvm = self
+            .report
+            .as_ref()
+            .and_then(|r| r.kvm.iter().find(|(n, _)| n == "exits"))
+            .map(|(_, v)| *v);
         let kvm = kvm.map_or_else(String::new, |n| format!(" of {n}"));
-        format!("timing, ms since start: {}; exits to the monitor: {exits}{kvm}", moments.join(", "))
+        format!(
+            "timing, ms since start: {}; exits to the monitor: {exits}{kvm}",
+            moments.join(", ")
+        )
     }
 }
 
-/// Writes `text` to `path` as a whole or not at all.
+/// Writes `text` to `path`: a file as a whole or not at all, anything else as it is.
 ///
 /// # Errors
 /// The system's reason.
@@ -164,21 +193,95 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     write_bytes(path, text.as_bytes())
 }
 
-/// The same for bytes.
+/// The same for bytes. Symbolic links are followed, and what they lead to is written.
 ///
 /// # Errors
 /// The system's reason.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let temporary = parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
+    match Target::of(path)? {
+        Target::File(path) => replace(&path, bytes),
+        Target::Other(path) => {
+            // Never waits for the reader of a FIFO: without one, this is an error. A file that was passed as a
+            // descriptor has text in it already.
+            let mut file = OpenOptions::new()
+                .append(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+                .open(path)?;
+            // SAFETY: a plain system call on a descriptor of ours, whose open file is no other's.
+            if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            file.write_all(bytes)
+        }
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    /// A file, or nothing yet.
+    File(PathBuf),
+    /// A device, a FIFO, an open descriptor (`/dev/stdout`, `/dev/fd/3`): nothing to be replaced.
+    Other(PathBuf),
+}
+
+impl Target {
+    fn of(path: &Path) -> io::Result<Self> {
+        // MAXSYMLINKS of Linux.
+        const LINKS_MAX: u32 = 40;
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+            let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
+            let directory = directory.unwrap_or_else(|| Path::new(".")).canonicalize()?;
+            let place = directory.join(name);
+            let kind = match std::fs::symlink_metadata(&place) {
+                Ok(metadata) => metadata.file_type(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::File(place)),
+                Err(e) => return Err(e),
+            };
+            // Links in /proc are descriptors; where they seem to lead is not where they do.
+            if directory.starts_with("/proc") || !(kind.is_file() || kind.is_symlink()) {
+                return Ok(Self::Other(place));
+            }
+            if kind.is_file() {
+                return Ok(Self::File(place));
+            }
+            path = directory.join(std::fs::read_link(&place)?);
+        }
+        Err(io::Error::from_raw_os_error(libc::ELOOP))
+    }
+}
+
+/// Puts a file with `bytes` where `path` is, in one step.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (temporary, mut file) = temporary_beside(path)?;
+    let written = std::fs::metadata(path)
+        .map_or(Ok(()), |old| file.set_permissions(old.permissions()))
+        .and_then(|()| file.write_all(bytes))
         .and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
+        // The first error is the one to tell.
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// A file that was not there before, whatever others put into the directory.
+fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    const TRIES: u32 = 100;
+    let mut taken = io::ErrorKind::AlreadyExists.into();
+    for _ in 0..TRIES {
+        // Seeded from the system's random numbers.
+        let random = RandomState::new().build_hasher().finish();
+        let temporary = path.with_file_name(format!(".vsc-{random:016x}"));
+        match File::create_new(&temporary) {
+            Ok(file) => return Ok((temporary, file)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(taken)
 }
 
 #[cfg(test)]
@@ -187,7 +290,8 @@ mod tests {
 
     #[test]
     fn the_result_says_which_ending_it_was() {
-        let json: serde_json::Value = serde_json::from_str(&Summary::failed("no KVM".into()).json()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&Summary::failed("no KVM".into()).json()).unwrap();
         assert_eq!(json["outcome"], "failed");
         assert_eq!(json["exit_code"], 125);
         assert_eq!(json["message"], "no KVM");
@@ -201,7 +305,99 @@ mod tests {
         write_whole(&path, "{}").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}");
         assert!(write_whole(&dir.join("none/r.json"), "{}").is_err());
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing half-written stays");
+        assert_eq!(
+            std::fs::read_dir(&dir).unwrap().count(),
+            1,
+            "nothing half-written stays"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    fn directory(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("vsc-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir.canonicalize().unwrap()
+    }
+
+    #[test]
+    fn links_are_followed_and_stay() {
+        let dir = directory("links");
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        std::fs::create_dir(dir.join("sub")).unwrap();
+        std::fs::write(dir.join("sub/there"), "old").unwrap();
+        std::os::unix::fs::symlink("sub/there", dir.join("link")).unwrap();
+        std::os::unix::fs::symlink("not-yet", dir.join("sub/dangling")).unwrap();
+        std::os::unix::fs::symlink("sub/dangling", dir.join("chain")).unwrap();
+        std::os::unix::fs::symlink("loop", dir.join("loop")).unwrap();
+        write_whole(&dir.join("link"), "new").unwrap();
+        write_whole(&dir.join("chain"), "newer").unwrap();
+        assert!(write_whole(&dir.join("loop"), "x").is_err());
+        assert!(write_whole(&dir.join("sub"), "x").is_err());
+        assert!(write_whole(&dir.join("sub/.."), "x").is_err());
+        assert_eq!(
+            (read("sub/there"), read("sub/not-yet")),
+            ("new".into(), "newer".into())
+        );
+        for link in ["link", "chain", "sub/dangling"] {
+            assert!(dir.join(link).is_symlink(), "{link}");
+        }
+        assert_eq!(
+            std::fs::read_dir(dir.join("sub")).unwrap().count(),
+            3,
+            "nothing half-written stays"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_not_replaced() {
+        let dir = directory("special");
+        let fifo = dir.join("fifo");
+        let name = std::ffi::CString::new(fifo.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: a path that ends in a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        assert!(
+            write_whole(&fifo, "nobody reads").is_err(),
+            "and it does not wait"
+        );
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&fifo)
+            .unwrap();
+        write_whole(&fifo, "told").unwrap();
+        assert_eq!(io::read_to_string(&mut reader).unwrap(), "told");
+        assert_eq!(
+            Target::of(Path::new("/dev/null")).unwrap(),
+            Target::Other("/dev/null".into())
+        );
+        write_whole(Path::new("/dev/null"), "told").unwrap();
+        // A descriptor of a file: what others wrote to it stays.
+        std::fs::write(dir.join("out"), "guest\n").unwrap();
+        let out = File::open(dir.join("out")).unwrap();
+        write_whole(
+            &PathBuf::from(format!("/dev/fd/{}", out.as_raw_fd())),
+            "told",
+        )
+        .unwrap();
+        assert_eq!(
+            std::fs::read_to_string(dir.join("out")).unwrap(),
+            "guest\ntold"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = directory("mode");
+        let path = dir.join("r.json");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        write_whole(&path, "new").unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -182,7 +183,6 @@ fn a_file_is_input_and_output_as_a_whole() {
 #[test]
 fn shared_descriptors_stay_blocking() {
     let Some(kernel) = kernel() else { return };
-    use std::os::fd::AsRawFd;
     let (input, writer) = std::io::pipe().unwrap();
     let (mut reader, output) = std::io::pipe().unwrap();
     // SAFETY: F_GETFL changes nothing.
@@ -325,4 +325,35 @@ fn descriptors_closed_by_the_caller_do_not_reach_a_command() {
     let output = run(&mut command);
     expect_code(&output, 4);
     assert_eq!((output.stdout.len(), output.stderr.len()), (0, 0));
+}
+
+#[test]
+fn a_serial_line_that_nobody_reads_can_be_ended() {
+    let Some(kernel) = kernel() else { return };
+    let dir = TempDir::new("unread");
+    let image = dir.path("t.img");
+    expect_code(
+        &run(vsc()
+            .args(["image", "tiny", "--run", "yes yes yes yes", "-o"])
+            .arg(&image)),
+        0,
+    );
+    let mut child = vsc()
+        .arg(&image)
+        .arg("--kernel")
+        .arg(&kernel)
+        .args(["--timeout", "5s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // A page, so that the vCPU soon waits inside its register access.
+    // SAFETY: a plain system call on our own pipe.
+    unsafe { libc::fcntl(stdout.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    let mut said = String::new();
+    // Ends when the program does.
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(124), "{said}");
+    assert!(said.contains("time limit of 5 s"), "{said}");
 }

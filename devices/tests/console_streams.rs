@@ -292,3 +292,34 @@ fn a_filter_may_take_bytes_out_and_put_bytes_in() {
     }
     assert_eq!(got, b"aabbcc");
 }
+
+#[test]
+fn broken_standard_output_is_told_and_waits_for_the_guest_to_close_it() {
+    // In a process of its own: this test, run again.
+    if std::env::var_os("VSC_TEST_BROKEN_STDOUT").is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("broken_standard_output_is_told_and_waits_for_the_guest_to_close_it")
+            .env("VSC_TEST_BROKEN_STDOUT", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("every step was taken"), "{said}");
+        return;
+    }
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    // SAFETY: a plain system call; the process exists for this alone.
+    unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&writer), 1) };
+    let spec = port(Some("out"), Endpoint::Null, Endpoint::Stdout);
+    let mut guest = Guest::new(vec![spec], ends([]), false);
+    guest.greet(1);
+    guest.driver.submit(1, &[b"lost"], &[]);
+    assert_eq!(guest.hear(), (0, PORT_OPEN, 0, vec![]));
+    guest.driver.run();
+    assert!(guest.driver.poll(1).is_none(), "held");
+    guest.tell(0, PORT_OPEN, 0);
+    guest.driver.wait(1);
+    assert_eq!(guest.handle.dropped(), 4);
+    eprintln!("every step was taken");
+}

@@ -7,9 +7,10 @@
 //! writer wait. So when a port's input ends, the port is closed for the guest; once the guest has closed it too and
 //! there is still somebody to read output, it is opened again. A UNIX socket's port is open while a client is
 //! connected. A port to standard output or error is closed when that breaks (its reader has gone, the disk is full),
-//! because a command wants to hear of it. Console ports stay open: a terminal has no end of file. Output that nobody is
-//! there to take (a pipe without a reader, a socket without a client) is taken from the guest, logged, counted and
-//! dropped.
+//! because a command wants to hear of it; what it wrote meanwhile waits until the guest has closed it too, or a fast
+//! writer would keep its kernel too busy to hear it. Console ports stay open: a terminal has no end of file. Output
+//! that nobody is there to take (a pipe without a reader, a socket without a client) is taken from the guest, logged,
+//! counted and dropped.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -120,6 +121,8 @@ struct Drain {
     active: bool,
     /// Somebody waits for the end of it.
     wanted: bool,
+    /// The device went away while its driver was at work: what was left will never be with the host.
+    lost: bool,
 }
 
 /// Where early output goes: the first console port's.
@@ -173,7 +176,7 @@ impl ConsoleHandle {
             .drained
             .wait_timeout_while(drain, patience, |drain| drain.wanted)
             .unwrap_or_else(PoisonError::into_inner);
-        !drain.wanted
+        !drain.wanted && !drain.lost
     }
 
     /// Bytes of output that nobody was there to take.
@@ -363,7 +366,10 @@ impl Console {
             Pumped::More => self.shared.wake(),
             Pumped::Ended => {
                 port.ended |= port.breaks;
+                let open = port.told_open;
                 self.changed(index);
+                let port = &mut self.ports[index];
+                port.holds = port.breaks && open && !port.told_open;
                 // The rest of the output is dropped in the next turn.
                 self.shared.wake();
             }
@@ -469,6 +475,7 @@ impl Console {
             }
             (Event::PortOpen, 0) => {
                 port.guest_open = false;
+                port.holds = false;
                 // A guest that closes and powers off at once has sent all that it will.
                 self.pump_output(index, watch);
                 let Some(port) = self.ports.get_mut(index) else {
@@ -521,6 +528,16 @@ fn check_name(name: &str, others: &[Port]) -> Result<(), ConsoleError> {
         && others.iter().all(|port| port.name.as_deref() != Some(name));
     good.then_some(())
         .ok_or_else(|| ConsoleError::Name(name.to_owned()))
+}
+
+impl Drop for Console {
+    /// With its loop, which may end by a panic: whoever waits for output must not wait for ever.
+    fn drop(&mut self) {
+        let mut drain = self.shared.drain();
+        drain.lost = drain.active;
+        drop(drain);
+        self.shared.set_active(false);
+    }
 }
 
 impl Device for Console {

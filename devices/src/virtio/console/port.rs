@@ -138,6 +138,8 @@ pub(super) struct Port {
     pub(super) ended: bool,
     /// The guest is told by PORT_OPEN 0 when the output breaks.
     pub(super) breaks: bool,
+    /// It broke and was told: output is neither taken nor dropped until the guest has closed the port.
+    pub(super) holds: bool,
     /// Output bytes that nobody was there to take.
     pub(super) dropped: u64,
 }
@@ -163,6 +165,7 @@ impl Port {
             told_open: false,
             ended: false,
             breaks: false,
+            holds: false,
             dropped: 0,
         }
     }
@@ -174,6 +177,7 @@ impl Port {
         self.ready = false;
         self.guest_open = false;
         self.told_open = false;
+        self.holds = false;
     }
 
     /// Moves input to the guest.
@@ -269,7 +273,7 @@ impl Port {
     pub(super) fn pump_output(&mut self, watch: &mut dyn Watch) -> Pumped {
         let mut moved = 0;
         let end = loop {
-            if !self.from_guest.fill() {
+            if self.output_done() {
                 self.link.want_output(false, watch);
                 break Pumped::Rest;
             }
@@ -310,9 +314,9 @@ impl Port {
         end
     }
 
-    /// Whether the host has all output that the driver has offered.
+    /// Whether the host has all output that the driver has offered, or will have no more of it.
     pub(super) fn output_done(&mut self) -> bool {
-        !self.from_guest.fill()
+        self.holds || !self.from_guest.fill()
     }
 
     /// Moves all output to the host, waiting for its reader, until `stop` is raised.

@@ -1,4 +1,5 @@
 //! The built-in guest's file is one that any PVH loader takes.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use vsc_firmware::guest::ELF;
 

@@ -331,7 +331,7 @@ fn elf() {
         assert!(loaded.is_linux() && loaded.header.is_none());
     }
     let linux = LoadOptions {
-            mapped: false,
+        mapped: false,
         entry: EntryChoice::Linux64,
         ..options()
     };
@@ -351,7 +351,7 @@ fn memory_that_is_not_fresh() {
                 .write_slice(&vec![0xaa; RAM as usize - (1 << 20)], GuestAddress(1 << 20))
                 .unwrap();
             let options = LoadOptions {
-            mapped: false,
+                mapped: false,
                 fresh: false,
                 ..options()
             };
@@ -552,7 +552,7 @@ fn entries() {
         Entry::Linux64(0x10_0004)
     );
     let pvh = LoadOptions {
-            mapped: false,
+        mapped: false,
         entry: EntryChoice::Pvh,
         ..options()
     };
@@ -569,7 +569,7 @@ fn entries() {
         Entry::Pvh(0x10_0008)
     );
     let linux = LoadOptions {
-            mapped: false,
+        mapped: false,
         entry: EntryChoice::Linux64,
         ..options()
     };

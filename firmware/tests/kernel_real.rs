@@ -1,7 +1,10 @@
 //! Real kernels: from `$VSC_TEST_KERNEL`, from `../shared/kernels` beside the repository, and Debian's in `/boot`.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use common::shared;
+use std::path::PathBuf;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vsc_firmware::Memory;
 use vsc_firmware::kernel::{
@@ -9,17 +12,6 @@ use vsc_firmware::kernel::{
 };
 
 const RAM: u64 = 128 << 20;
-
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/kernels")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: there is no {}", path.display());
-    None
-}
 
 fn memory() -> Memory {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap()
@@ -92,7 +84,7 @@ fn kernels_of_this_host() {
     });
     let kernels: Vec<_> = named.into_iter().chain(installed).collect();
     if kernels.is_empty() {
-        eprintln!("skipped: neither $VSC_TEST_KERNEL nor /boot/vmlinuz*");
+        common::skip("neither $VSC_TEST_KERNEL nor /boot/vmlinuz*");
     }
     for path in kernels {
         let kernel = Kernel::open(&path).unwrap();

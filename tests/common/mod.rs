@@ -1,5 +1,9 @@
 //! What the tests of whole runs share: the program, a kernel that this host boots, and honest skips.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,13 +16,19 @@ use std::time::{Duration, Instant};
 pub fn vsc() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vsc-run"));
     // The machine dies with the thread that started it; a test must not end before its child does.
-    command.stdin(Stdio::null()).env("VSC_KERNELS", kernels_dir());
+    command
+        .stdin(Stdio::null())
+        .env("VSC_KERNELS", kernels_dir());
     command
 }
 
 /// Runs to the end within a minute; a hang is a failure that shows what was said.
 pub fn run(command: &mut Command) -> Output {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vsc-run starts");
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("vsc-run starts");
     finish(child)
 }
 
@@ -51,7 +61,12 @@ pub fn finish(mut child: Child) -> Output {
         stdout: read_out.join().unwrap().unwrap(),
         stderr: read_err.join().unwrap().unwrap(),
     };
-    assert!(!hung, "vsc-run hung; stdout: {}; stderr: {}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        !hung,
+        "vsc-run hung; stdout: {}; stderr: {}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     output
 }
 
@@ -117,9 +132,12 @@ fn software_paging() -> bool {
 
 /// Prints why a test does nothing, in a form that `.ci/run` counts. Where the means must be there, it is a failure.
 pub fn skip(why: &str) {
-    assert!(std::env::var_os("CI").is_none_or(|v| v.is_empty()), "in CI this test must run: {why}");
+    assert!(
+        std::env::var_os("CI").is_none_or(|v| v.is_empty()),
+        "in CI this test must run: {why}"
+    );
     // Not eprintln, which the test harness catches.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    let _ = writeln!(std::io::stderr(), "SKIP: {why}");
 }
 
 /// Whether machines run here at all.
@@ -158,7 +176,10 @@ fn find_kernel() -> Option<PathBuf> {
         .ok()?
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-"))
+        })
         .collect();
     debian.sort();
     debian.pop()

@@ -2,13 +2,13 @@
 //! `vsc.ctl`, the standard streams, the console, images built by this crate.
 //!
 //! Needs qemu-system-x86_64, and a kernel: `$VSC_TEST_KERNEL`, else `../shared/kernels/bzImage-min`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio as Process};
 use std::thread;
 
@@ -17,6 +17,8 @@ use vsc_firmware::initrd::kernel;
 use vsc_firmware::initrd::modules::ModuleTree;
 use vsc_firmware::initrd::{Overlay, RunRequest, TinyImage, overlay_segment, run_initrd};
 
+#[path = "../common/mod.rs"]
+mod common;
 mod guest;
 
 use guest::{
@@ -24,8 +26,18 @@ use guest::{
     with_terminal,
 };
 
+/// What every test here needs.
+fn means() -> bool {
+    common::have(&["qemu-system-x86_64", "busybox", "timeout"])
+        && (std::env::var_os("VSC_TEST_KERNEL").is_some()
+            || common::shared("bzImage-min").is_some())
+}
+
 #[test]
 fn a_command_of_this_host_runs_without_busybox() {
+    if !means() {
+        return;
+    }
     let request = RunRequest {
         spec: spec(&["uname", "-s"]),
         search: path(),
@@ -41,6 +53,9 @@ fn a_command_of_this_host_runs_without_busybox() {
 
 #[test]
 fn streams_environment_and_status_arrive_apart() {
+    if !means() {
+        return;
+    }
     let mut asked = spec(&[
         "sh",
         "-c",
@@ -65,6 +80,9 @@ fn streams_environment_and_status_arrive_apart() {
 
 #[test]
 fn the_specification_is_gone_and_kernel_file_systems_are_there() {
+    if !means() {
+        return;
+    }
     let mut guest = shell(
         "ls -A /vsc; for m in /dev /proc /sys /dev/pts; do grep -q \" $m \" /proc/mounts || echo no $m; done; \
          cat /proc/1/comm; readlink /dev/fd; ip link show lo | grep -o 'UP'; cat /proc/self/stat | cut -d' ' -f6",
@@ -86,6 +104,9 @@ fn the_specification_is_gone_and_kernel_file_systems_are_there() {
 
 #[test]
 fn a_hundred_megabytes_come_back_intact_before_the_status() {
+    if !means() {
+        return;
+    }
     const SIZE: usize = 100 << 20;
     let mut guest = shell("cat");
     guest.expect_start();
@@ -110,6 +131,9 @@ fn a_hundred_megabytes_come_back_intact_before_the_status() {
 
 #[test]
 fn the_last_bytes_come_before_the_status_even_from_what_was_left_running() {
+    if !means() {
+        return;
+    }
     let mut guest = shell("(sleep 1000; echo late) & head -c 3000000 /dev/zero; echo end >&2");
     guest.expect_start();
     let (status, output, error) = guest.end();
@@ -121,6 +145,9 @@ fn the_last_bytes_come_before_the_status_even_from_what_was_left_running() {
 
 #[test]
 fn an_output_that_the_host_closed_breaks_the_pipe() {
+    if !means() {
+        return;
+    }
     let place = Place::new();
     let mut command = qemu(
         &test_kernel(),
@@ -170,6 +197,9 @@ fn an_output_that_the_host_closed_breaks_the_pipe() {
 
 #[test]
 fn signals_reach_the_command() {
+    if !means() {
+        return;
+    }
     let mut guest = shell("trap 'echo got; exit 7' USR1; echo up; while :; do sleep 0.1; done");
     guest.expect_start();
     guest.say("nonsense");
@@ -186,6 +216,9 @@ fn signals_reach_the_command() {
 
 #[test]
 fn power_off_asks_and_then_insists() {
+    if !means() {
+        return;
+    }
     let mut guest = shell("sleep 1000");
     guest.expect_start();
     guest.say("poweroff");
@@ -200,6 +233,9 @@ fn power_off_asks_and_then_insists() {
 
 #[test]
 fn the_guests_own_poweroff_ends_it_in_peace() {
+    if !means() {
+        return;
+    }
     let mut guest = shell("poweroff; sleep 1000");
     guest.expect_start();
     assert_eq!(guest.end().0, "exit 0");
@@ -207,6 +243,9 @@ fn the_guests_own_poweroff_ends_it_in_peace() {
 
 #[test]
 fn what_cannot_be_executed_is_named() {
+    if !means() {
+        return;
+    }
     for (argv, expected) in [
         (&["/no/such/file"][..], "noexec 2 /no/such/file"),
         (&["no-such-command"], "noexec 2 no-such-command"),
@@ -221,6 +260,9 @@ fn what_cannot_be_executed_is_named() {
 
 #[test]
 fn missing_things_are_errors_but_no_end() {
+    if !means() {
+        return;
+    }
     let mut asked = spec(&["echo", "still here"]);
     asked.modules.push(vsc_firmware::init::spec::Module {
         path: b"/no.ko".to_vec(),
@@ -248,6 +290,9 @@ fn missing_things_are_errors_but_no_end() {
 
 #[test]
 fn an_image_without_ports_runs_its_command_on_the_console() {
+    if !means() {
+        return;
+    }
     let image = TinyImage {
         run: Some("echo hello; head -c 20000 /dev/zero | tr '\\0' x; echo; echo last".into()),
         search: path(),
@@ -267,6 +312,9 @@ fn an_image_without_ports_runs_its_command_on_the_console() {
 
 #[test]
 fn a_shell_has_job_control_and_ends_with_control_d() {
+    if !means() {
+        return;
+    }
     let image = TinyImage {
         search: path(),
         ..TinyImage::default()
@@ -292,7 +340,10 @@ fn a_shell_has_job_control_and_ends_with_control_d() {
 /// Debian's own kernel, if its package was unpacked (`$VSC_TEST_KERNEL_PACKAGE`): everything virtio is a module there.
 #[test]
 fn debians_kernel_gets_its_modules_before_the_command() {
-    let Some(package) = std::env::var_os("VSC_TEST_KERNEL_PACKAGE").map(PathBuf::from) else {
+    if !means() {
+        return;
+    }
+    let Some(package) = common::package() else {
         return;
     };
     let linux = kernel::newest(&package.join("boot")).unwrap();
@@ -353,6 +404,9 @@ fn debians_kernel_gets_its_modules_before_the_command() {
 
 #[test]
 fn a_terminal_has_a_size_job_control_and_loses_nothing() {
+    if !means() {
+        return;
+    }
     let script = "tty; stty size; trap 'stty size; exit 9' WINCH; echo go; read x; sleep 1000";
     let mut asked = spec(&["sh", "-c", script]);
     (asked.stdio, asked.rows, asked.columns) = (Stdio::Terminal, 33, 101);
@@ -394,6 +448,12 @@ fn a_terminal_has_a_size_job_control_and_loses_nothing() {
 
 #[test]
 fn a_disk_becomes_the_root_and_is_clean_afterwards() {
+    if !means() {
+        return;
+    }
+    if !common::have(&["mkfs.ext4", "e2fsck", "debugfs"]) {
+        return;
+    }
     let place = Place::new();
     let tree = place.0.join("tree");
     fs::create_dir_all(tree.join("bin")).unwrap();

@@ -52,8 +52,9 @@ pub trait MsiSink: Send + Sync {
     /// Delivers one message.
     fn send(&self, address: u64, data: u32);
 
-    /// A pin's entry changed: what it will send from now on, `None` while it is masked. KVM needs this as a GSI
-    /// route, to know for which level-triggered vectors it must report EOIs.
+    /// A pin's entry changed: what it will send from now on, `None` for nothing. A level-triggered pin that is masked
+    /// keeps its message, because the EOI of what it has sent may still come. KVM needs this as a GSI route, to know
+    /// for which level-triggered vectors it must report EOIs.
     fn route(&self, pin: u8, message: Option<(u64, u32)>) {
         let _ = (pin, message);
     }
@@ -164,7 +165,8 @@ impl IoApic {
                         *entry &= !REMOTE_IRR;
                     }
                 }
-                if (*entry ^ before) & !REMOTE_IRR != 0 {
+                let waits = *entry & MASKED != 0 && *entry & LEVEL != 0;
+                if (*entry ^ before) & !REMOTE_IRR != 0 && !waits {
                     let message = (*entry & MASKED == 0).then(|| self.inner.message(*entry));
                     self.inner.sink.route(index as u8, message);
                 }
@@ -227,8 +229,7 @@ impl Inner {
         }
     }
 
-    fn set(&self, index: usize, high: bool) {
-        let mut state = self.lock();
+    fn set(&self, state: &mut State, index: usize, high: bool) {
         let pin = &mut state.pins[index];
         let rising = high && pin.high == 0;
         pin.high = if high {
@@ -240,7 +241,7 @@ impl Inner {
             if pin.entry & (LEVEL | MASKED) == 0 {
                 self.send(pin.entry);
             } else {
-                self.service(&mut state, index);
+                self.service(state, index);
             }
         }
     }
@@ -249,19 +250,28 @@ impl Inner {
 struct Input {
     chip: IoApic,
     pin: usize,
+    /// Changed with the chip locked.
     high: AtomicBool,
+}
+
+impl Input {
+    fn drive(&self, state: &mut State, high: bool) {
+        if self.high.swap(high, Ordering::Relaxed) != high {
+            self.chip.inner.set(state, self.pin, high);
+        }
+    }
 }
 
 impl IrqLine for Input {
     fn pulse(&self) {
-        self.set_level(true);
-        self.set_level(false);
+        // Under one lock: the edge of another thread must not fall into this one's high phase.
+        let mut state = self.chip.inner.lock();
+        self.drive(&mut state, true);
+        self.drive(&mut state, false);
     }
 
     fn set_level(&self, high: bool) {
-        if self.high.swap(high, Ordering::AcqRel) != high {
-            self.chip.inner.set(self.pin, high);
-        }
+        self.drive(&mut self.chip.inner.lock(), high);
     }
 }
 

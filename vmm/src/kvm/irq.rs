@@ -77,6 +77,8 @@ impl KernelLine {
 
 impl IrqLine for KernelLine {
     fn pulse(&self) {
+        // Under the lock: the edge of another thread must not fall into this one's high phase.
+        let _sources = self.sources[self.gsi as usize].lock().unwrap_or_else(PoisonError::into_inner);
         self.drive(true);
         self.drive(false);
     }

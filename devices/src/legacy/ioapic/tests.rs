@@ -143,6 +143,43 @@ fn remote_irr_is_read_only_and_cleared_by_switching_to_edge() {
 }
 
 #[test]
+fn a_masked_level_stays_routed_so_that_its_eoi_is_reported() {
+    let mut guest = Guest::new(false);
+    let line = guest.chip.line(11).unwrap();
+    let message = Some((0xfee0_0000, 0x71 | 0xc000));
+    let route = |guest: &Guest| guest.apics.routes.lock().unwrap().last().copied();
+    guest.entry(11, 0x71 | LEVEL);
+    assert_eq!(route(&guest), Some((11, message)));
+    line.set_level(true);
+    // Linux masks a level-triggered pin whose handler runs in a thread, before the EOI.
+    guest.entry(11, 0x71 | LEVEL | MASKED);
+    assert_eq!(
+        route(&guest),
+        Some((11, message)),
+        "the EOI is still to come"
+    );
+    line.set_level(false);
+    guest.chip.eoi(0x71);
+    assert!(!guest.remote_irr(11));
+    guest.entry(11, MASKED);
+    assert_eq!(route(&guest), Some((11, None)), "an edge needs no EOI");
+}
+
+#[test]
+fn no_pulse_is_lost_among_others_of_the_same_source() {
+    const PULSES: usize = 20_000;
+    let mut guest = Guest::new(false);
+    guest.entry(5, 0x41);
+    let line = guest.chip.line(5).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..PULSES).for_each(|_| line.pulse()));
+        }
+    });
+    assert_eq!(guest.sent().len(), 2 * PULSES);
+}
+
+#[test]
 fn messages_carry_destination_and_mode() {
     for (extended, entry, address, data) in [
         (false, 0x42 | 0xab << 56, 0xfeea_b000, 0x42),

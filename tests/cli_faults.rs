@@ -54,3 +54,22 @@ fn the_result_goes_where_links_lead_and_into_what_is_no_file() {
         "{said}"
     );
 }
+
+#[test]
+fn a_scenario_may_come_through_a_pipe() {
+    if !have_kvm() {
+        return;
+    }
+    let program = vsc();
+    let program = program.get_program();
+    // The word is what a shell makes of <(…).
+    for script in [
+        "printf 'guest: test=none exit=3' | \"$0\" /dev/stdin",
+        "printf 'guest: test=none exit=3' | { exec 7<&0 </dev/null; exec \"$0\" /dev/fd/7; }",
+    ] {
+        expect_code(
+            &run(Command::new("sh").args(["-c", script]).arg(program)),
+            3,
+        );
+    }
+}

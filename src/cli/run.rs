@@ -241,12 +241,16 @@ fn finish(summary: &Summary, args: &RunArgs, common: &Common) -> u8 {
 }
 
 /// Whether a file is an initrd: a cpio archive, plain or compressed, as the kernel recognises them
-/// (lib/decompress.c, init/initramfs.c).
+/// (lib/decompress.c, init/initramfs.c). Of anything but a file nothing is read: what was taken out of a pipe would
+/// be lacking in the scenario.
 fn is_initrd(path: &Path) -> bool {
     const MAGICS: [&[u8]; 7] = [
         b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"BZh",
     ];
     let mut head = [0u8; 6];
+    if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return false;
+    }
     File::open(path)
         .and_then(|mut f| f.read_exact(&mut head))
         .is_ok_and(|()| MAGICS.iter().any(|magic| head.starts_with(magic)))

@@ -4,12 +4,16 @@
 mod console_common;
 
 use std::io::{Read as _, Write as _, pipe};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
 
 use console_common::*;
+use vsc_devices::Memory;
 use vsc_devices::stream::{Endpoint, HostEnds};
-use vsc_devices::virtio::Device as _;
 use vsc_devices::virtio::console::{Console, ConsoleError, ConsoleSpec};
+use vsc_devices::virtio::{Activation, Device as _, Interest, Interrupt, Watch};
 
 #[test]
 fn one_plain_console_needs_no_control_queues() {
@@ -307,4 +311,46 @@ fn bad_specs_are_refused() {
     let missing = vec![port(Some("a"), given("nothing"), Endpoint::Null)];
     let error = make(missing).unwrap();
     assert_eq!(error.to_string(), "Cannot connect console port a");
+}
+
+/// An event loop that ends by a panic drops its devices.
+#[test]
+fn nobody_waits_for_the_output_of_a_device_that_is_gone() {
+    struct Alone;
+    impl Watch for Alone {
+        fn watch(&mut self, _: RawFd, _: u32, _: Interest) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn unwatch(&mut self, _: RawFd) {}
+    }
+    struct Silent;
+    impl Interrupt for Silent {
+        fn queue(&self, _: u16) {}
+        fn config(&self) {}
+        fn needs_reset(&self, _: &str) {}
+    }
+    let spec = ConsoleSpec {
+        ports: vec![console_port(Endpoint::Null, Endpoint::Null)],
+    };
+    let mut console = Console::new(&spec, &mut HostEnds::new(), None).unwrap();
+    let handle = console.handle();
+    let activation = Activation {
+        memory: Memory::default(),
+        features: 0,
+        queues: vec![None, None],
+        interrupt: Arc::new(Silent),
+    };
+    console.activate(activation, &mut Alone).unwrap();
+    let (done, finished) = std::sync::mpsc::channel();
+    let waiting = handle.clone();
+    std::thread::spawn(move || done.send(waiting.finish(Duration::from_secs(60))));
+    // Not before it waits (or the drop comes first, which must do as well).
+    std::thread::sleep(Duration::from_millis(50));
+    drop(console);
+    assert_eq!(
+        finished.recv_timeout(Duration::from_secs(10)),
+        Ok(false),
+        "its output is lost"
+    );
+    assert!(!handle.finish(Duration::from_secs(60)));
 }

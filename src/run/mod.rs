@@ -494,6 +494,8 @@ impl Session<'_, '_> {
                 seconds: self.job.resources.limits.timeout.unwrap_or(Duration::ZERO).as_secs_f64(),
             },
             _ if self.cut.is_some() => self.cut.map_or(machine, interrupted),
+            // Its init killed it because we had to insist: the signal that we were sent is what ended it.
+            (Some(Ending::Signalled { .. }), Some((signal, _))) if self.told_to_power_off => interrupted(signal),
             (Some(status), _) => status,
             (None, Some((signal, _))) if !matches!(machine, Ending::Panicked { .. } | Ending::Failed { .. }) => {
                 interrupted(signal)

@@ -242,3 +242,22 @@ fn disks_and_vcpus_are_what_linux_finds() {
     let total: u64 = lines.next().unwrap().parse().unwrap();
     assert!((250_000..=300 * 1024).contains(&total), "MemTotal {total} kB of 300 MiB");
 }
+
+#[test]
+fn more_disks_than_interrupt_lines_all_work() {
+    let Some(kernel) = kernel() else { return };
+    const DISKS: usize = 24;
+    let dir = TempDir::new("many-disks");
+    let mut yaml = format!("kernel: {}\nroot: {{device: none}}\ndisks:\n", kernel.display());
+    for n in 0..DISKS {
+        let image = dir.write(&format!("{n}.img"), format!("{n:<511}\n").repeat(128));
+        yaml += &format!("  - {{path: {}, id: serial-{n}}}\n", image.display());
+    }
+    let scenario = dir.write("s.yaml", yaml);
+    // Every disk is read, so every line must bring interrupts, shared or not.
+    let body = "for d in /dev/vd?; do read s < /sys/block/${d#/dev/}/serial; read n rest < $d; echo $s $n; done";
+    let output = run(vsc().arg(&scenario).args(["--timeout", "30s", "--", "sh", "-c", body]));
+    expect_code(&output, 0);
+    let expected: String = (0..DISKS).map(|n| format!("serial-{n} {n}\n")).collect();
+    assert_eq!(text(&output.stdout), expected);
+}

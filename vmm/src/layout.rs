@@ -43,10 +43,19 @@ pub const PINS: u32 = 24;
 /// The GSI of virtio-mmio device `index` among `count`, and whether it is level-triggered because others share it.
 ///
 /// Pins 5 to 23 without the SCI and those of the RTC, mouse, FPU and IDE, which drivers claim by number, are free;
-/// with more devices than pins the lines are shared.
+/// with more devices than pins those above the ISA's are shared. An ISA pin is an edge in any case: Linux sets them up
+/// so before it reads the DSDT, and without a PIC does not let it change (`mp_check_pin_attr`,
+/// arch/x86/kernel/apic/io_apic.c).
 pub fn virtio_gsi(index: usize, count: usize) -> (u32, bool) {
-    const FREE: [u32; 14] = [5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23, 15];
-    (FREE[index % FREE.len()], count > FREE.len())
+    const ISA: [u32; 6] = [5, 6, 7, 10, 11, 15];
+    const FREE: [u32; 8] = [16, 17, 18, 19, 20, 21, 22, 23];
+    match ISA.get(index) {
+        Some(&gsi) => (gsi, false),
+        None => (
+            FREE[(index - ISA.len()) % FREE.len()],
+            count > ISA.len() + FREE.len(),
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +66,10 @@ mod tests {
     fn lines_are_edge_until_they_must_be_shared() {
         let used: std::collections::HashSet<_> = (0..14).map(|i| virtio_gsi(i, 14)).collect();
         assert_eq!(used.len(), 14);
-        assert!(used.iter().all(|&(gsi, level)| gsi < PINS && gsi != SCI && !level));
+        assert!(
+            used.iter()
+                .all(|&(gsi, level)| gsi < PINS && gsi != SCI && !level)
+        );
     }
 
     #[test]
@@ -66,9 +78,15 @@ mod tests {
             let all: Vec<_> = (0..count).map(|i| virtio_gsi(i, count)).collect();
             for &(gsi, level) in &all {
                 assert!(gsi < PINS && gsi != SCI);
-                assert!(!level || gsi >= 16, "{count} devices: GSI {gsi} is level-triggered");
+                assert!(
+                    !level || gsi >= 16,
+                    "{count} devices: GSI {gsi} is level-triggered"
+                );
                 let sharing = all.iter().filter(|(other, _)| *other == gsi).count();
-                assert!(level || sharing == 1, "{count} devices: GSI {gsi} is shared");
+                assert!(
+                    level || sharing == 1,
+                    "{count} devices: GSI {gsi} is shared"
+                );
             }
         }
     }

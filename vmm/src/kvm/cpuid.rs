@@ -74,7 +74,7 @@ pub(super) fn shared(supported: &[Entry], params: &Params) -> Vec<Entry> {
     let bits = ApicBits::new(t);
     let mut out: Vec<Entry> = supported
         .iter()
-        // Topology leaves are written anew; performance counters are not offered (their MSRs are not set up).
+        // Topology and timing leaves are written anew.
         .filter(|e| !matches!(e.function, 0xb | 0x1f | 0x8000_0026 | TIMING))
         .copied()
         .collect();
@@ -93,27 +93,45 @@ pub(super) fn shared(supported: &[Entry], params: &Params) -> Vec<Entry> {
                 e.ebx = (e.ebx & 0x0000_ffff) | (logical << 16);
             }
             (4, _) => share_intel_cache(e, bits),
-            (0xa, _) => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
+            // No architectural performance monitoring (Intel), no memory encryption (SEV). AMD's performance counters
+            // stay as KVM offers them.
+            (0xa | 0x8000_001f, _) => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
             (0x8000_0001, _) => {
                 if !params.nested {
                     e.ecx &= !EXT1_ECX_SVM;
                 }
                 has_ext_topology = e.ecx & EXT1_ECX_TOPOLOGY != 0;
-                set(&mut e.ecx, EXT1_ECX_CMP_LEGACY, per_package > 1 && has_ext_topology);
+                set(
+                    &mut e.ecx,
+                    EXT1_ECX_CMP_LEGACY,
+                    per_package > 1 && has_ext_topology,
+                );
             }
             (0x8000_0008, _) if has_ext_topology => {
                 // ECX: NC, logical processors less one, and ApicIdSize, the width of that field.
-                e.ecx = (e.ecx & !0xf0ff) | ((per_package - 1) & 0xff) | (bits.package_shift() << 12);
+                e.ecx =
+                    (e.ecx & !0xf0ff) | (per_package - 1).min(255) | (bits.package_shift() << 12);
             }
             (0x8000_000a, _) if !params.nested => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
             (0x8000_001d, _) => share_amd_cache(e, t),
-            (KVM_SIGNATURE, _) => e.eax = if params.tsc_khz != 0 { TIMING } else { KVM_FEATURES },
+            (KVM_SIGNATURE, _) => {
+                e.eax = if params.tsc_khz != 0 {
+                    TIMING
+                } else {
+                    KVM_FEATURES
+                }
+            }
             (KVM_FEATURES, _) => set(&mut e.eax, KVM_FEATURE_MSI_EXT_DEST_ID, params.ext_dest_id),
             _ => {}
         }
     }
-    for (level, (shift, logical, kind)) in
-        [(bits.thread, t.threads, 1), (bits.package_shift(), per_package, 2), (0, 0, 0)].into_iter().enumerate()
+    for (level, (shift, logical, kind)) in [
+        (bits.thread, t.threads, 1),
+        (bits.package_shift(), per_package, 2),
+        (0, 0, 0),
+    ]
+    .into_iter()
+    .enumerate()
     {
         out.push(Entry {
             function: 0xb,
@@ -158,7 +176,8 @@ pub(super) fn for_vcpu(entries: &mut [Entry], topology: Topology, index: u32) {
 /// Whether KVM offers SVM or VMX to guests.
 pub(super) fn has_nested(supported: &[Entry]) -> bool {
     supported.iter().any(|e| {
-        (e.function == 1 && e.ecx & LEAF1_ECX_VMX != 0) || (e.function == 0x8000_0001 && e.ecx & EXT1_ECX_SVM != 0)
+        (e.function == 1 && e.ecx & LEAF1_ECX_VMX != 0)
+            || (e.function == 0x8000_0001 && e.ecx & EXT1_ECX_SVM != 0)
     })
 }
 
@@ -172,7 +191,11 @@ fn share_intel_cache(e: &mut Entry, bits: ApicBits) {
     if e.eax & 0x1f == 0 {
         return;
     }
-    let sharing = if level >= 3 { 1 << bits.package_shift() } else { 1u32 << bits.thread };
+    let sharing = if level >= 3 {
+        1 << bits.package_shift()
+    } else {
+        1u32 << bits.thread
+    };
     let cores = 1u32 << bits.core;
     e.eax = (e.eax & 0x3fff) | (((sharing - 1) & 0xfff) << 14) | (((cores - 1) & 0x3f) << 26);
 }
@@ -183,7 +206,11 @@ fn share_amd_cache(e: &mut Entry, t: Topology) {
     if e.eax & 0x1f == 0 {
         return;
     }
-    let sharing = if level >= 3 { t.cores * t.threads } else { t.threads };
+    let sharing = if level >= 3 {
+        t.cores * t.threads
+    } else {
+        t.threads
+    };
     e.eax = (e.eax & !(0xfff << 14)) | (((sharing - 1) & 0xfff) << 14);
 }
 

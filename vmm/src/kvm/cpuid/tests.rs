@@ -44,8 +44,15 @@ fn params() -> Params {
 }
 
 fn leaf(entries: &[Entry], function: u32, index: u32) -> Entry {
-    let all: Vec<_> = entries.iter().filter(|e| e.function == function && e.index == index).collect();
-    assert_eq!(all.len(), 1, "leaf {function:#x}.{index} must be there once");
+    let all: Vec<_> = entries
+        .iter()
+        .filter(|e| e.function == function && e.index == index)
+        .collect();
+    assert_eq!(
+        all.len(),
+        1,
+        "leaf {function:#x}.{index} must be there once"
+    );
     *all[0]
 }
 
@@ -58,7 +65,10 @@ fn apic_ids_are_unique_and_keep_fields_apart() {
         cores: 300,
         threads: 1,
     };
-    assert_eq!((0..300).map(|i| apic_id(flat, i)).collect::<Vec<_>>(), (0..300).collect::<Vec<_>>());
+    assert_eq!(
+        (0..300).map(|i| apic_id(flat, i)).collect::<Vec<_>>(),
+        (0..300).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -71,11 +81,19 @@ fn topology_leaves_agree_with_the_apic_id() {
     assert_eq!((smt.eax, smt.ebx, smt.ecx, smt.edx), (1, 2, 0x100, id));
     assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (3, 6, 0x201, id));
     assert_eq!(leaf(&entries, 0xb, 2).ecx, 2, "the last level has type 0");
-    assert_eq!(leaf(&entries, 0, 0).eax, 0xb, "the largest basic leaf covers the topology leaf");
+    assert_eq!(
+        leaf(&entries, 0, 0).eax,
+        0xb,
+        "the largest basic leaf covers the topology leaf"
+    );
     let one = leaf(&entries, 1, 0);
     assert_eq!(one.ebx >> 24, id);
     assert_eq!((one.ebx >> 16) & 0xff, 8, "addressable ids in a package");
-    assert_eq!(one.ebx & 0xff00, 0x0800, "the cache line size is the host's");
+    assert_eq!(
+        one.ebx & 0xff00,
+        0x0800,
+        "the cache line size is the host's"
+    );
     assert_ne!(one.edx & LEAF1_EDX_HTT, 0);
     let ext = leaf(&entries, 0x8000_001e, 0);
     assert_eq!((ext.eax, ext.ebx, ext.ecx), (id, 0x100, 1));
@@ -86,8 +104,16 @@ fn topology_leaves_agree_with_the_apic_id() {
 #[test]
 fn caches_are_shared_by_the_right_processors() {
     let entries = shared(&host(), &params());
-    assert_eq!(leaf(&entries, 0x8000_001d, 0).eax >> 14 & 0xfff, 1, "L1 by the threads of a core");
-    assert_eq!(leaf(&entries, 0x8000_001d, 3).eax >> 14 & 0xfff, 5, "L3 by the package");
+    assert_eq!(
+        leaf(&entries, 0x8000_001d, 0).eax >> 14 & 0xfff,
+        1,
+        "L1 by the threads of a core"
+    );
+    assert_eq!(
+        leaf(&entries, 0x8000_001d, 3).eax >> 14 & 0xfff,
+        5,
+        "L3 by the package"
+    );
 }
 
 #[test]
@@ -96,7 +122,13 @@ fn nested_virtualization_shows_only_when_asked() {
     assert_eq!(leaf(&hidden, 1, 0).ecx & LEAF1_ECX_VMX, 0);
     assert_eq!(leaf(&hidden, 0x8000_0001, 0).ecx & EXT1_ECX_SVM, 0);
     assert_eq!(leaf(&hidden, 0x8000_000a, 0).edx, 0);
-    let shown = shared(&host(), &Params { nested: true, ..params() });
+    let shown = shared(
+        &host(),
+        &Params {
+            nested: true,
+            ..params()
+        },
+    );
     assert_ne!(leaf(&shown, 1, 0).ecx & LEAF1_ECX_VMX, 0);
     assert_ne!(leaf(&shown, 0x8000_0001, 0).ecx & EXT1_ECX_SVM, 0);
     assert_eq!(leaf(&shown, 0x8000_000a, 0).edx, 0xff);
@@ -109,7 +141,14 @@ fn timing_is_told_when_known() {
     let timing = leaf(&entries, TIMING, 0);
     assert_eq!((timing.eax, timing.ebx), (2_600_000, 1_000_000));
     assert_ne!(leaf(&entries, 1, 0).ecx & LEAF1_ECX_TSC_DEADLINE, 0);
-    let unknown = shared(&host(), &Params { tsc_khz: 0, tsc_deadline: false, ..params() });
+    let unknown = shared(
+        &host(),
+        &Params {
+            tsc_khz: 0,
+            tsc_deadline: false,
+            ..params()
+        },
+    );
     assert_eq!(leaf(&unknown, KVM_SIGNATURE, 0).eax, KVM_FEATURES);
     assert!(unknown.iter().all(|e| e.function != TIMING));
     assert_eq!(leaf(&unknown, 1, 0).ecx & LEAF1_ECX_TSC_DEADLINE, 0);
@@ -142,8 +181,18 @@ fn counts_that_do_not_fit_are_the_largest_that_do() {
 
 #[test]
 fn one_vcpu_has_no_siblings() {
-    let topology = Topology { sockets: 1, cores: 1, threads: 1 };
-    let mut entries = shared(&host(), &Params { topology, ..params() });
+    let topology = Topology {
+        sockets: 1,
+        cores: 1,
+        threads: 1,
+    };
+    let mut entries = shared(
+        &host(),
+        &Params {
+            topology,
+            ..params()
+        },
+    );
     for_vcpu(&mut entries, topology, 0);
     let one = leaf(&entries, 1, 0);
     assert_eq!(one.edx & LEAF1_EDX_HTT, 0);

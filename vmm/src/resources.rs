@@ -208,6 +208,9 @@ impl Default for Limits {
     }
 }
 
+/// Largest APIC id that plain xAPIC messages can address (Intel SDM volume 3A, 11.6.2.1: 255 is the broadcast).
+pub(crate) const XAPIC_MAX_ID: u32 = 254;
+
 impl VmResources {
     /// Contradictions that no later step would name as well.
     ///
@@ -228,6 +231,13 @@ impl VmResources {
         if self.pit && self.irqchip == Irqchip::Split {
             return Err("The PIT needs its irqchip in the kernel: use irqchip: kernel".into());
         }
+        let last = crate::kvm::apic_id(t, self.cpus.count - 1);
+        if self.irqchip == Irqchip::Kernel && last > XAPIC_MAX_ID {
+            return Err(format!(
+                "APIC ids up to {last} are more than the irqchip in the kernel can address ({XAPIC_MAX_ID}): use \
+                 irqchip: split"
+            ));
+        }
         let mut used = [false; 4];
         for serial in &self.serials {
             let number = u32::from(serial.index) + 1;
@@ -241,3 +251,6 @@ impl VmResources {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_cpuid_entry2, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_cpuid_entry2,
+    kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -17,10 +18,7 @@ use super::cpuid::{self, Params};
 use super::probe::API_VERSION;
 use super::{KvmError, KvmVcpu, Lines};
 use crate::layout;
-use crate::resources::{Cpus, Irqchip};
-
-/// Largest APIC id that plain xAPIC messages can address (255 is the broadcast).
-const XAPIC_MAX_ID: u32 = 254;
+use crate::resources::{Cpus, Irqchip, XAPIC_MAX_ID};
 
 /// A KVM virtual machine without memory. Creating one waits for grace periods of the host's kernel (0.2 to 10 ms, most
 /// of it asleep), during which the builder has other things to do.
@@ -35,7 +33,8 @@ impl EmptyMachine {
     /// # Errors
     /// [`KvmError`] naming the call.
     pub fn create() -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(|e| KvmError::Open(std::io::Error::from_raw_os_error(e.errno())))?;
+        let kvm =
+            Kvm::new().map_err(|e| KvmError::Open(std::io::Error::from_raw_os_error(e.errno())))?;
         let version = kvm.get_api_version();
         if version != API_VERSION {
             return Err(KvmError::Version(version));
@@ -70,7 +69,8 @@ impl Machine {
                 userspace_addr: region.as_ptr() as u64,
             };
             // SAFETY: the region is mapped, `self` keeps `memory` as long as the machine, and slots do not overlap.
-            unsafe { vm.set_user_memory_region(slot) }.map_err(KvmError::call("KVM_SET_USER_MEMORY_REGION"))?;
+            unsafe { vm.set_user_memory_region(slot) }
+                .map_err(KvmError::call("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(Self { kvm, vm, memory })
     }
@@ -89,7 +89,12 @@ impl Machine {
     ///
     /// # Errors
     /// [`KvmError`] naming the call.
-    pub fn create_irqchip(&self, irqchip: Irqchip, pit: bool, cpus: &Cpus) -> Result<Lines, KvmError> {
+    pub fn create_irqchip(
+        &self,
+        irqchip: Irqchip,
+        pit: bool,
+        cpus: &Cpus,
+    ) -> Result<Lines, KvmError> {
         // Only Intel without unrestricted guest reads these; KVM elsewhere accepts and ignores them.
         self.vm
             .set_identity_map_address(layout::IDENTITY_MAP)
@@ -99,7 +104,9 @@ impl Machine {
             .map_err(KvmError::call("KVM_SET_TSS_ADDR"))?;
         let lines = match irqchip {
             Irqchip::Kernel => {
-                self.vm.create_irq_chip().map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
+                self.vm
+                    .create_irq_chip()
+                    .map_err(KvmError::call("KVM_CREATE_IRQCHIP"))?;
                 Lines::kernel(self.vm.clone())
             }
             Irqchip::Split => {
@@ -132,7 +139,10 @@ impl Machine {
     pub fn create_vcpus(&self, cpus: &Cpus) -> Result<Vec<KvmVcpu>, KvmError> {
         let max = self.max_vcpus();
         if cpus.count > max {
-            return Err(KvmError::TooManyVcpus { asked: cpus.count, max });
+            return Err(KvmError::TooManyVcpus {
+                asked: cpus.count,
+                max,
+            });
         }
         if wide_ids(cpus) {
             self.enable_wide_ids()?;
@@ -141,7 +151,10 @@ impl Machine {
         let mut entries = Vec::new();
         for index in 0..cpus.count {
             let id = cpuid::apic_id(cpus.topology, index);
-            let fd = self.vm.create_vcpu(id.into()).map_err(KvmError::vcpu("KVM_CREATE_VCPU", index))?;
+            let fd = self
+                .vm
+                .create_vcpu(id.into())
+                .map_err(KvmError::vcpu("KVM_CREATE_VCPU", index))?;
             if index == 0 {
                 entries = guest_cpuid(&self.kvm, &self.vm, &fd, cpus)?;
             }
@@ -151,7 +164,8 @@ impl Machine {
                 vcpu: index,
                 source: std::io::Error::from_raw_os_error(libc::E2BIG),
             })?;
-            fd.set_cpuid2(&table).map_err(KvmError::vcpu("KVM_SET_CPUID2", index))?;
+            fd.set_cpuid2(&table)
+                .map_err(KvmError::vcpu("KVM_SET_CPUID2", index))?;
             vcpus.push(KvmVcpu::new(fd, index)?);
         }
         Ok(vcpus)
@@ -163,8 +177,11 @@ impl Machine {
             cap: KVM_CAP_X2APIC_API,
             ..Default::default()
         };
-        cap.args[0] = (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK).into();
-        self.vm.enable_cap(&cap).map_err(KvmError::call("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
+        cap.args[0] =
+            (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK).into();
+        self.vm
+            .enable_cap(&cap)
+            .map_err(KvmError::call("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
     }
 
     /// Where hot queues register their ioeventfds.
@@ -195,7 +212,12 @@ pub(super) fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
 }
 
 /// The CPUID leaves that all vCPUs of a machine share; `vcpu` is any of them.
-pub(super) fn guest_cpuid(kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd, cpus: &Cpus) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+pub(super) fn guest_cpuid(
+    kvm: &Kvm,
+    vm: &VmFd,
+    vcpu: &VcpuFd,
+    cpus: &Cpus,
+) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;

@@ -47,9 +47,10 @@ impl Lines {
                 gsi,
             }),
             // Pins come from layout.rs; there is no other.
-            Self::Split(ioapic) => {
-                u8::try_from(gsi).ok().and_then(|pin| ioapic.line(pin)).unwrap_or_else(|| Arc::new(Unconnected))
-            }
+            Self::Split(ioapic) => u8::try_from(gsi)
+                .ok()
+                .and_then(|pin| ioapic.line(pin))
+                .unwrap_or_else(|| Arc::new(Unconnected)),
         }
     }
 
@@ -78,14 +79,22 @@ impl KernelLine {
 impl IrqLine for KernelLine {
     fn pulse(&self) {
         // Under the lock: the edge of another thread must not fall into this one's high phase.
-        let _sources = self.sources[self.gsi as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let _sources = self.sources[self.gsi as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.drive(true);
         self.drive(false);
     }
 
     fn set_level(&self, high: bool) {
-        let mut sources = self.sources[self.gsi as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        *sources = if high { *sources + 1 } else { sources.saturating_sub(1) };
+        let mut sources = self.sources[self.gsi as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *sources = if high {
+            *sources + 1
+        } else {
+            sources.saturating_sub(1)
+        };
         // Driven under the lock, so that two sources cannot overtake each other.
         match (*sources, high) {
             (1, true) => self.drive(true),

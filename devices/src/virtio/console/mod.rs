@@ -14,8 +14,7 @@
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
@@ -23,17 +22,18 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::console_log::ConsoleLog;
 use crate::source::Stop;
-use crate::stream::{
-    self, Endpoint, HostEnds, InputFilter, Link, LinkEvent, StreamError, WriteEnd,
-};
+use crate::stream::{self, Endpoint, HostEnds, InputFilter, Link, LinkEvent, StreamError};
 use crate::virtio::{Activation, ConfigSpace, Device, Interest, Interrupt, Watch};
 
 mod abi;
 mod control;
 mod port;
+mod shared;
 
 use control::{Control, Event, Request};
 use port::{Port, Pumped};
+pub use shared::ConsoleHandle;
+use shared::{Emergency, Shared};
 
 /// Most ports: their queues and the control queues are 64.
 pub const PORTS_MAX: usize = 31;
@@ -70,6 +70,8 @@ pub struct PortSpec {
     pub output: Endpoint,
     /// Output also goes to the console log.
     pub log: bool,
+    /// The kernel prints on it, so that what looks like a panic in its log is one.
+    pub kernel: bool,
 }
 
 /// A virtio-console device, as plain data.
@@ -101,110 +103,6 @@ pub enum ConsoleError {
     /// No event descriptor.
     #[error("Cannot create an event descriptor for the console")]
     Wake(#[source] std::io::Error),
-}
-
-struct Shared {
-    config: Arc<ConfigSpace>,
-    wake: EventFd,
-    /// Rows and columns, once they are known.
-    size: Mutex<Option<(u16, u16)>>,
-    resized: AtomicBool,
-    dropped: AtomicU64,
-    drain: Mutex<Drain>,
-    drained: Condvar,
-}
-
-/// The last output of a machine that has stopped, on its way to the host.
-#[derive(Default)]
-struct Drain {
-    /// A driver is at work, so there may be output.
-    active: bool,
-    /// Somebody waits for the end of it.
-    wanted: bool,
-    /// The device went away while its driver was at work: what was left will never be with the host.
-    lost: bool,
-}
-
-/// Where early output goes: the first console port's.
-#[derive(Clone, Default)]
-struct Emergency {
-    log: Option<ConsoleLog>,
-    end: Arc<Mutex<Option<Arc<WriteEnd>>>>,
-}
-
-impl Emergency {
-    fn put(&self, byte: u8) {
-        if let Some(log) = &self.log {
-            log.push(&[byte]);
-        }
-        if let Some(end) = &*self.end.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Must not wait: this is a register access. The log has the byte in any case.
-            let _ = end.write(&[byte]);
-        }
-    }
-
-    fn connect(&self, end: Option<Arc<WriteEnd>>) {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
-    }
-}
-
-/// The device as other threads may use it.
-#[derive(Clone)]
-pub struct ConsoleHandle {
-    shared: Arc<Shared>,
-}
-
-impl ConsoleHandle {
-    /// Tells the guest the size of the terminal on all console ports.
-    pub fn resize(&self, rows: u16, cols: u16) {
-        *self.shared.size() = Some((rows, cols));
-        let [c0, c1] = cols.to_le_bytes();
-        let [r0, r1] = rows.to_le_bytes();
-        self.shared.config.update(CONFIG_COLS, &[c0, c1, r0, r1]);
-        self.shared.resized.store(true, Ordering::Release);
-        self.shared.wake();
-    }
-
-    /// Waits until the host has taken all output that the guest had offered, `patience` at most; returns whether it
-    /// has. For a machine whose vCPUs have stopped: one that runs may go on offering.
-    pub fn finish(&self, patience: Duration) -> bool {
-        let mut drain = self.shared.drain();
-        drain.wanted = drain.active;
-        self.shared.wake();
-        let (drain, _) = self
-            .shared
-            .drained
-            .wait_timeout_while(drain, patience, |drain| drain.wanted)
-            .unwrap_or_else(PoisonError::into_inner);
-        !drain.wanted && !drain.lost
-    }
-
-    /// Bytes of output that nobody was there to take.
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
-    }
-}
-
-impl Shared {
-    fn size(&self) -> std::sync::MutexGuard<'_, Option<(u16, u16)>> {
-        self.size.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn drain(&self) -> std::sync::MutexGuard<'_, Drain> {
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_active(&self, active: bool) {
-        let mut drain = self.drain();
-        drain.active = active;
-        drain.wanted &= active;
-        self.drained.notify_all();
-    }
-
-    fn wake(&self) {
-        // The counter cannot overflow by this: a failure leaves it readable all the same.
-        let _ = self.wake.write(1);
-    }
 }
 
 /// What exists between activation and reset.
@@ -253,6 +151,7 @@ impl Console {
                 input,
                 output,
                 log: logged,
+                kernel,
             } = spec;
             if let Some(name) = name {
                 check_name(name, &ports)?;
@@ -262,7 +161,10 @@ impl Console {
                 ConsoleError::Stream { port, source }
             })?;
             let link = Link::new(opened, LINKS + index * Link::TOKENS);
-            let log = log.filter(|_| *logged).cloned();
+            let log = log.filter(|_| *logged).map(|log| match kernel {
+                true => log.clone(),
+                false => log.of_programs(),
+            });
             if *console && emergency.is_none() {
                 let end = Arc::new(Mutex::new(link.output().cloned()));
                 emergency = Some(Emergency {

@@ -10,5 +10,6 @@ mod say;
 const FAILED: u8 = run::ending::OUR_ERROR;
 
 fn main() -> std::process::ExitCode {
-    cli::main().into()
+    let parent = run::signals::Parent::of_process();
+    cli::main(parent).into()
 }

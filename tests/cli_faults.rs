@@ -3,9 +3,13 @@
 
 mod common;
 
-use std::process::Command;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use common::{expect_code, have_kvm, run, text, vsc, TempDir};
+use common::{TempDir, expect_code, have_kvm, run, text, vsc};
 
 /// The built-in guest, told what to do.
 fn guest(parameters: &str) -> Command {
@@ -14,6 +18,56 @@ fn guest(parameters: &str) -> Command {
         .arg("-o")
         .arg(format!("guest.parameters={parameters}"));
     command
+}
+
+/// A built-in guest that runs until it is ended, started: it has greeted.
+fn spinning(command: &mut Command) -> Child {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    await_greeting(&mut child);
+    child
+}
+
+fn await_greeting(child: &mut Child) {
+    let mut greeting = [0; 10];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut greeting)
+        .unwrap();
+    assert_eq!(&greeting, b"vsc guest\n");
+}
+
+fn kill(pid: u32, signal: i32) {
+    // SAFETY: a plain system call on a process of this test.
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+fn fifo(path: &Path) {
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a path that ends in a zero.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+}
+
+/// Waits until `what` gives something.
+#[track_caller]
+fn awaited<T>(what: impl Fn() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn told(path: &Path) -> Option<serde_json::Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 #[test]
@@ -41,10 +95,12 @@ fn the_result_goes_where_links_lead_and_into_what_is_no_file() {
     );
     assert!(dir.path("null").is_symlink());
     use std::os::unix::fs::FileTypeExt;
-    assert!(std::fs::metadata("/dev/null")
-        .unwrap()
-        .file_type()
-        .is_char_device());
+    assert!(
+        std::fs::metadata("/dev/null")
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
     // A descriptor: after what the guest wrote there, not over it.
     let output = run(guest("test=hello exit=3").args(["--result", "/dev/stdout"]));
     expect_code(&output, 3);
@@ -72,4 +128,60 @@ fn a_scenario_may_come_through_a_pipe() {
             3,
         );
     }
+}
+
+#[test]
+fn a_parent_that_ends_before_the_machine_starts_ends_it() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = TempDir::new("orphan");
+    let (scenario, result) = (dir.path("s.yaml"), dir.path("r.json"));
+    fifo(&scenario);
+    // The shell has something to do afterwards, and so stays the parent until it is killed.
+    let mut shell = Command::new("sh")
+        .args(["-c", "\"$0\" \"$1\" --result \"$2\"; true"])
+        .arg(vsc().get_program())
+        .args([&scenario, &result])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Opens when the program does, which waits here for its scenario.
+    let mut pipe = std::fs::File::options()
+        .write(true)
+        .open(&scenario)
+        .unwrap();
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    // The limit ends it should this fail.
+    pipe.write_all(b"guest: test=none spin\nlimits: { timeout: 5s }\n")
+        .unwrap();
+    drop(pipe);
+    let told = awaited(|| told(&result));
+    assert_eq!(
+        (&told["outcome"], &told["signal"]),
+        (&"interrupted".into(), &1.into()),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_end_of_the_thread_that_started_it_is_not_the_parents() {
+    if !have_kvm() {
+        return;
+    }
+    let start = || {
+        // SAFETY: a plain system call.
+        (
+            unsafe { libc::gettid() },
+            spinning(&mut guest("test=none spin")),
+        )
+    };
+    let (thread, mut child) = std::thread::spawn(start).join().unwrap();
+    let thread = format!("/proc/self/task/{thread}");
+    awaited(|| (!Path::new(&thread).exists()).then_some(()));
+    // Of pending signals the lowest comes first: a SIGHUP from the kernel would win.
+    kill(child.id(), libc::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::run::signals::Parent;
+
 mod attach;
 mod bench;
 mod child;
@@ -43,7 +45,13 @@ struct Common {
     #[arg(long, global = true)]
     json: bool,
     /// Reads the host's facts below this directory instead of /.
-    #[arg(long, value_name = "DIR", global = true, default_value = "/", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        default_value = "/",
+        hide_default_value = true
+    )]
     host_root: PathBuf,
     /// Says less.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -82,8 +90,8 @@ enum Verb {
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
 const LATER: [&str; 17] = [
-    "plan", "schema", "import", "host", "gc", "disk", "firmware", "list", "start", "status", "stop", "delete", "hosts",
-    "shell", "info", "sev", "top",
+    "plan", "schema", "import", "host", "gc", "disk", "firmware", "list", "start", "status",
+    "stop", "delete", "hosts", "shell", "info", "sev", "top",
 ];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
@@ -99,7 +107,18 @@ struct Short {
 
 /// Words that clap takes for verbs.
 const VERBS: [&str; 12] = [
-    "doctor", "image", "ps", "attach", "check", "explain", "cpu", "bench", "version", "completions", "man", "help",
+    "doctor",
+    "image",
+    "ps",
+    "attach",
+    "check",
+    "explain",
+    "cpu",
+    "bench",
+    "version",
+    "completions",
+    "man",
+    "help",
 ];
 
 /// Parses `words`, the program's name first. What [`Short`] does not understand, mistakes and calls for help
@@ -109,13 +128,17 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     if !before_command.any(|word| VERBS.iter().any(|verb| word == verb))
         && let Ok(Short { common, run }) = Short::try_parse_from(words)
     {
-        return Ok(Cli { common, run, verb: None });
+        return Ok(Cli {
+            common,
+            run,
+            verb: None,
+        });
     }
     Cli::try_parse_from(words)
 }
 
 /// Parses, runs, and returns the exit code.
-pub(crate) fn main() -> u8 {
+pub(crate) fn main(parent: Parent) -> u8 {
     let words: Vec<OsString> = std::env::args_os().collect();
     let cli = match parse(&words) {
         Ok(cli) => cli,
@@ -126,7 +149,7 @@ pub(crate) fn main() -> u8 {
         }
     };
     match cli.verb {
-        None => run::run(cli.run, &cli.common),
+        None => run::run(cli.run, &cli.common, parent),
         Some(Verb::Doctor(args)) => doctor::run(&args, &cli.common),
         Some(Verb::Image(args)) => image::run(args, &cli.common),
         Some(Verb::Ps) => ps::run(&cli.common),
@@ -152,9 +175,16 @@ mod tests {
         command.clone().debug_assert();
         Short::command().debug_assert();
         command.build();
-        let verbs: Vec<_> = command.get_subcommands().map(|verb| verb.get_name()).collect();
+        let verbs: Vec<_> = command
+            .get_subcommands()
+            .map(|verb| verb.get_name())
+            .collect();
         assert_eq!(verbs, VERBS);
-        assert!(command.get_subcommands().all(|verb| verb.get_all_aliases().next().is_none()));
+        assert!(
+            command
+                .get_subcommands()
+                .all(|verb| verb.get_all_aliases().next().is_none())
+        );
         assert!(LATER.iter().all(|later| !VERBS.contains(later)));
     }
 
@@ -181,12 +211,20 @@ mod tests {
             "-q -v",
             "a.yaml b.yaml",
         ] {
-            let words: Vec<OsString> = ["vsc-run"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+            let words: Vec<OsString> = ["vsc-run"]
+                .into_iter()
+                .chain(line.split_whitespace())
+                .map(Into::into)
+                .collect();
             let shown = |parsed: Result<Cli, clap::Error>| match parsed {
                 Ok(cli) => format!("{cli:?}"),
                 Err(e) => e.to_string(),
             };
-            assert_eq!(shown(parse(&words)), shown(Cli::try_parse_from(&words)), "{line}");
+            assert_eq!(
+                shown(parse(&words)),
+                shown(Cli::try_parse_from(&words)),
+                "{line}"
+            );
         }
     }
 }

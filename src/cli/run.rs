@@ -15,6 +15,7 @@ use vsc_vmm::resources::Payload;
 use super::Common;
 use crate::run::ending::{Ending, OUR_ERROR};
 use crate::run::result::{Summary, write_whole};
+use crate::run::signals::Parent;
 use crate::run::{self, Job, Verbosity, command};
 use crate::say;
 
@@ -70,13 +71,17 @@ impl KeyArgs {
             ("--cpus", "cpu.count", &self.cpus),
         ]
         .into_iter()
-        .filter_map(|(flag, key, value)| Some(Layer::Flag(Override::flag(flag, key, value.as_deref()?))))
+        .filter_map(|(flag, key, value)| {
+            Some(Layer::Flag(Override::flag(flag, key, value.as_deref()?)))
+        })
         .collect()
     }
 
     /// The layers of `-o`, in order; they come after every other.
     pub(super) fn overrides(&self) -> impl Iterator<Item = Layer> {
-        self.set.iter().map(|text| Layer::Option(Override::option(text)))
+        self.set
+            .iter()
+            .map(|text| Layer::Option(Override::option(text)))
     }
 }
 
@@ -91,7 +96,8 @@ pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
     let variables = Variables::of_process();
     let home = variables.home.clone();
     let facts = LiveFacts::new(Root(common.host_root.clone()), variables);
-    let result = vsc::load(source.file, source.layers, home).and_then(|parsed| vsc::compile(parsed, &facts));
+    let result =
+        vsc::load(source.file, source.layers, home).and_then(|parsed| vsc::compile(parsed, &facts));
     match result {
         Ok(plan) => {
             report(&plan.warnings, common);
@@ -118,29 +124,42 @@ fn report(messages: &Diagnostics, common: &Common) {
     }
 }
 
-pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
+pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();
     if let Some(path) = file
         && is_initrd(path)
     {
-        layers.push(Layer::Flag(Override::flag("SCENARIO", "kernel.initrd", &path.to_string_lossy())));
+        layers.push(Layer::Flag(Override::flag(
+            "SCENARIO",
+            "kernel.initrd",
+            &path.to_string_lossy(),
+        )));
         file = None;
     }
-    if let Some(name) = file.filter(|p| super::LATER.iter().any(|verb| p.as_os_str() == *verb) && !p.exists()) {
-        say::err(&format!("the verb {} is not in this build yet (a scenario of that name is ./{0})", name.display()));
+    if let Some(name) =
+        file.filter(|p| super::LATER.iter().any(|verb| p.as_os_str() == *verb) && !p.exists())
+    {
+        say::err(&format!(
+            "the verb {} is not in this build yet (a scenario of that name is ./{0})",
+            name.display()
+        ));
         return OUR_ERROR;
     }
     if let Some(timeout) = &args.timeout {
-        layers.push(Layer::Flag(Override::flag("--timeout", "limits.timeout", timeout)));
+        layers.push(Layer::Flag(Override::flag(
+            "--timeout",
+            "limits.timeout",
+            timeout,
+        )));
     }
     layers.extend(args.keys.overrides());
     if !args.command.is_empty() {
         layers.push(Layer::Command(args.command.clone()));
     }
     let summary = match compile(Source { file, layers }, common) {
-        Some(plan) => launch(plan, &args, common, started),
+        Some(plan) => launch(plan, &args, common, started, parent),
         None => Summary::failed("the scenario has errors".into()),
     };
     finish(&summary, &args, common)
@@ -148,16 +167,28 @@ pub(super) fn run(args: RunArgs, common: &Common) -> u8 {
 
 /// Where kernels are kept in the form in which they can be mapped; nowhere when `VSC_CACHE=off`.
 fn kernel_cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let base = match set("VSC_CACHE") {
         Some(word) if word.as_os_str() == "off" => return None,
         Some(dir) => return Some(dir.join("kernels")),
-        None => set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| Some(set("HOME")?.join(".cache")))?,
+        None => set("XDG_CACHE_HOME")
+            .filter(|p| p.is_absolute())
+            .or_else(|| Some(set("HOME")?.join(".cache")))?,
     };
     Some(base.join("vsc/kernels"))
 }
 
-fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> Summary {
+fn launch(
+    mut plan: Plan,
+    args: &RunArgs,
+    common: &Common,
+    started: Instant,
+    parent: Parent,
+) -> Summary {
     if let Payload::Kernel(kernel) = &mut plan.resources.payload {
         kernel.cache = kernel_cache();
     }
@@ -168,13 +199,22 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
             None => Summary::failed(run::chain(&e)),
         };
     }
-    let on_terminal = |e: &vsc_devices::stream::Endpoint| *e == vsc_devices::stream::Endpoint::Stdio;
+    let on_terminal =
+        |e: &vsc_devices::stream::Endpoint| *e == vsc_devices::stream::Endpoint::Stdio;
     let interactive = match plan.run.stdio {
         Stdio::Terminal => true,
         Stdio::Pipes => false,
         Stdio::None => {
-            plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint))
-                || plan.resources.consoles.iter().flat_map(|c| &c.ports).any(|p| on_terminal(&p.input))
+            plan.resources
+                .serials
+                .iter()
+                .any(|s| on_terminal(&s.endpoint))
+                || plan
+                    .resources
+                    .consoles
+                    .iter()
+                    .flat_map(|c| &c.ports)
+                    .any(|p| on_terminal(&p.input))
         }
     };
     if common.verbose {
@@ -184,8 +224,13 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
             }
         }
     }
-    let shown = common.verbose || plan.resources.serials.iter().any(|s| on_terminal(&s.endpoint));
-    let summary = run::run(Job {
+    let shown = common.verbose
+        || plan
+            .resources
+            .serials
+            .iter()
+            .any(|s| on_terminal(&s.endpoint));
+    let job = Job {
         resources: plan.resources,
         command: plan.run.stdio != Stdio::None,
         descriptors: &plan.run.descriptors,
@@ -197,7 +242,8 @@ fn launch(mut plan: Plan, args: &RunArgs, common: &Common, started: Instant) -> 
         },
         count_exits: args.timing || args.result.is_some() || common.json,
         started,
-    });
+    };
+    let summary = run::run(job, parent);
     if let Some(sentence) = summary.ending.sentence() {
         if summary.ending.wants_console() && !common.quiet {
             last_words(&summary, shown);
@@ -234,7 +280,10 @@ fn finish(summary: &Summary, args: &RunArgs, common: &Common) -> u8 {
     if let Some(path) = &args.result
         && let Err(e) = write_whole(path, &summary.json())
     {
-        say::err(&format!("cannot write the result file {}: {e}", path.display()));
+        say::err(&format!(
+            "cannot write the result file {}: {e}",
+            path.display()
+        ));
         code = OUR_ERROR;
     }
     code
@@ -245,7 +294,13 @@ fn finish(summary: &Summary, args: &RunArgs, common: &Common) -> u8 {
 /// be lacking in the scenario.
 fn is_initrd(path: &Path) -> bool {
     const MAGICS: [&[u8]; 7] = [
-        b"070701", b"070702", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"BZh",
+        b"070701",
+        b"070702",
+        b"\x1f\x8b",
+        b"\xfd7zXZ\0",
+        b"\x28\xb5\x2f\xfd",
+        b"\x02\x21\x4c\x18",
+        b"BZh",
     ];
     let mut head = [0u8; 6];
     if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {

@@ -29,7 +29,7 @@ use ending::Ending;
 use guest::{GuestControl, Said};
 use poll::Poll;
 use result::{Moments, Summary};
-use signals::Signals;
+use signals::{Parent, Signals};
 use terminal::{Escape, EscapeFilter, RawTerminal};
 
 /// A second signal within this time is not one more message for the command: it insists.
@@ -71,10 +71,10 @@ pub(crate) enum Verbosity {
 }
 
 /// Runs the job to its end, restarts included.
-pub(crate) fn run(mut job: Job<'_>) -> Summary {
+pub(crate) fn run(mut job: Job<'_>, parent: Parent) -> Summary {
     let mut moments = Moments::default();
     let mut restarts = 0;
-    let mut host = match Host::take(&job) {
+    let mut host = match Host::take(&job, parent) {
         Ok(host) => host,
         Err(e) => return Summary::failed(format!("cannot set up signals or the terminal: {e}")),
     };
@@ -118,17 +118,19 @@ fn follow_up(resources: &VmResources, ending: &Ending, report: &Report) -> Actio
 /// The host's side of a run, kept over restarts.
 struct Host {
     signals: Signals,
+    parent: Parent,
     terminal: Option<RawTerminal>,
     told_to_end: bool,
 }
 
 impl Host {
-    fn take(job: &Job<'_>) -> io::Result<Self> {
+    fn take(job: &Job<'_>, parent: Parent) -> io::Result<Self> {
         let signals = Signals::take()?;
-        signals::die_with_parent();
+        parent.watch();
         let terminal = if job.interactive { RawTerminal::enter()? } else { None };
         Ok(Self {
             signals,
+            parent,
             terminal,
             told_to_end: false,
         })
@@ -313,6 +315,7 @@ impl Session<'_, '_> {
             let mut poll = Poll::new();
             poll.read(self.vm.wake());
             let signal = poll.read(host.signals.fd());
+            let orphaned = host.parent.fd().filter(|_| !self.forced).map(|fd| poll.read(fd));
             let control = self.control.as_ref().and_then(GuestControl::fd).map(|fd| poll.read(fd));
             let typed = self.typist.as_ref().filter(|t| t.open).map(|t| poll.read(t.stdin.as_raw_fd()));
             let untyped =
@@ -325,6 +328,9 @@ impl Session<'_, '_> {
                 while let Some(signal) = host.signals.next() {
                     self.on_signal(signal, host);
                 }
+            }
+            if orphaned.is_some_and(|o| ready.is(o)) {
+                self.on_signal(libc::SIGHUP, host);
             }
             if let Some(typist) = self.typist.as_mut().filter(|_| untyped.is_some_and(|u| ready.is(u))) {
                 typist.write();
@@ -350,7 +356,14 @@ impl Session<'_, '_> {
             // A vCPU that waits for the reader is not waited for by the call above.
             let mut poll = Poll::new();
             let told = poll.read(host.signals.fd());
-            if !poll.wait(Some(now + SLICE / 5))?.is(told) {
+            let orphaned = host.parent.fd().map(|fd| poll.read(fd));
+            let ready = poll.wait(Some(now + SLICE / 5))?;
+            if orphaned.is_some_and(|o| ready.is(o)) {
+                host.told_to_end = true;
+                self.cut = Some(libc::SIGHUP);
+                return Ok(());
+            }
+            if !ready.is(told) {
                 continue;
             }
             while let Some(signal) = host.signals.next() {

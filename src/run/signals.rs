@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Signals that the main loop handles.
 const HANDLED: [i32; 5] = [
@@ -66,15 +66,55 @@ impl Signals {
     }
 }
 
-/// Asks the kernel to send SIGHUP when the parent dies, so that the machine dies with what started it.
-pub(crate) fn die_with_parent() {
-    // SAFETY: plain system calls.
-    unsafe {
-        let parent = libc::getppid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGHUP);
-        // The parent may have died before the request.
-        if libc::getppid() != parent {
-            libc::raise(libc::SIGHUP);
+/// The process that started this one: the machine dies with it, however it ends, by nohup or not.
+///
+/// PR_SET_PDEATHSIG alone would not do: it is about the thread that called fork, which may end long before its
+/// process, and it is not told of a death before it was asked for.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pid: libc::pid_t,
+    process: Option<OwnedFd>,
+}
+
+impl Parent {
+    /// Notes who the parent is; a death before this call is nobody's to see, so it comes first.
+    pub(crate) fn of_process() -> Self {
+        // SAFETY: plain system calls.
+        let (pid, fd) = unsafe {
+            let pid = libc::getppid();
+            (pid, libc::syscall(libc::SYS_pidfd_open, pid, 0))
+        };
+        // SAFETY: a descriptor just returned by the kernel, owned by nobody else.
+        let process = i32::try_from(fd)
+            .ok()
+            .filter(|&fd| fd >= 0)
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        Self { pid, process }
+    }
+
+    /// Where no descriptor can tell (Linux before 5.3, a filter of system calls, a parent in an outer PID namespace),
+    /// asks the kernel for a SIGHUP instead, which must be handled already.
+    pub(crate) fn watch(&self) {
+        if self.process.is_some() {
+            return;
         }
+        // SAFETY: plain system calls.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGHUP);
+            if self.gone() {
+                libc::raise(libc::SIGHUP);
+            }
+        }
+    }
+
+    /// A descriptor that is readable once the parent is gone, where there is one.
+    pub(crate) fn fd(&self) -> Option<RawFd> {
+        self.process.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Whether the parent is gone: this process has been given to another.
+    pub(crate) fn gone(&self) -> bool {
+        // SAFETY: a plain system call.
+        unsafe { libc::getppid() != self.pid }
     }
 }

@@ -63,6 +63,7 @@ fn serial(to_pipe: bool, line: usize, total: usize) -> Result<f64> {
         index: 0,
         endpoint,
         log: true,
+        kernel: true,
     };
     let log = ConsoleLog::new();
     let line_irq = Arc::new(Unconnected);
@@ -150,6 +151,7 @@ fn console(end: (&str, std::os::fd::OwnedFd), input: bool) -> Result<Driver> {
         input,
         output,
         log: false,
+        kernel: false,
     };
     let mut ends = HostEnds::from([(name.to_owned(), fd)]);
     let console = Console::new(&ConsoleSpec { ports: vec![port] }, &mut ends, None)?;

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -21,6 +21,7 @@ const FILE_BATCH: usize = 4096;
 #[derive(Clone, Default)]
 pub struct ConsoleLog {
     inner: Arc<Mutex<Inner>>,
+    programs: bool,
 }
 
 #[derive(Default)]
@@ -46,16 +47,27 @@ impl ConsoleLog {
         Self::default()
     }
 
-    /// A record that also appends everything to a file, created with mode 0600 if there is none.
+    /// A record that also appends everything to a file, created with mode 0600 if there is none, or to a terminal or
+    /// another character device.
     ///
     /// # Errors
-    /// Of open(2).
+    /// Of open(2); `InvalidInput` for a pipe, a socket, a block device: a log must neither wait for a reader nor lose
+    /// what a slow one leaves.
     pub fn with_file(path: &Path) -> io::Result<Self> {
+        // Non-blocking, so that a pipe without a reader is an error. Regular files and most character devices do not
+        // look at it; a terminal that is held up (Ctrl-S) loses output rather than stopping the guest, and the error
+        // tells of it.
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)?;
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_char_device() {
+            let why = "it is neither a regular file nor a terminal";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let log = Self::new();
         log.lock().file = Some(LogFile {
             file,
@@ -63,6 +75,14 @@ impl ConsoleLog {
             error: None,
         });
         Ok(log)
+    }
+
+    /// The same record for a console that the kernel does not print on: nothing there is a panic, whatever it says.
+    pub fn of_programs(&self) -> Self {
+        Self {
+            programs: true,
+            ..self.clone()
+        }
     }
 
     /// Records output.
@@ -75,7 +95,9 @@ impl ConsoleLog {
             inner.first = Some(Instant::now());
         }
         inner.total += bytes.len() as u64;
-        inner.panic.feed(bytes);
+        if !self.programs {
+            inner.panic.feed(bytes);
+        }
         if let Some(file) = &mut inner.file {
             file.push(bytes);
         }
@@ -191,9 +213,13 @@ impl Drop for LogFile {
     }
 }
 
-/// Finds [`PANIC`] in a stream and keeps the rest of that line. Looks at every byte once.
+/// Finds [`PANIC`] where the kernel prints it, and keeps the rest of that line. Looks at every byte once.
+///
+/// That is at the start of a line, or after the time that printk puts in front ("[    1.234567] ", or with
+/// CONFIG_PRINTK_CALLER "[    1.234567][    T1] "; kernel/printk/printk.c), which may follow half a line of a program.
 #[derive(Default)]
 struct Matcher {
+    before: Before,
     /// Bytes of [`PANIC`] matched so far.
     at: usize,
     /// The text was found; `reason` grows until `done`.
@@ -202,38 +228,59 @@ struct Matcher {
     reason: Vec<u8>,
 }
 
-impl Matcher {
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while !self.done && !bytes.is_empty() {
-            if self.seen {
-                let end = bytes.iter().position(|&b| b == b'\n');
-                let text = &bytes[..end.unwrap_or(bytes.len())];
-                let room = REASON_MAX - self.reason.len();
-                self.reason.extend_from_slice(&text[..text.len().min(room)]);
-                self.done = end.is_some() || self.reason.len() == REASON_MAX;
-                return;
-            }
-            if self.at == 0 {
-                let Some(first) = bytes.iter().position(|&b| b == PANIC[0]) else {
-                    return;
-                };
-                bytes = &bytes[first..];
-            }
-            let Some((&byte, rest)) = bytes.split_first() else {
-                return;
-            };
-            if byte == PANIC[self.at] {
-                self.at += 1;
-                bytes = rest;
-                self.seen = self.at == PANIC.len();
-            } else {
-                // PANIC[0] occurs in PANIC only once, so a mismatch can start anew at this very byte only.
-                self.at = 0;
-                if byte != PANIC[0] {
-                    bytes = rest;
-                }
-            }
+/// What stands in front of the next byte.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    #[default]
+    LineStart,
+    /// A `[`, then what times, threads and processors are made of.
+    Bracket,
+    /// The `]` of that.
+    Closed,
+    /// And its space.
+    Prefix,
+    /// Anything else.
+    Text,
+}
+
+impl Before {
+    fn then(self, byte: u8) -> Self {
+        match (self, byte) {
+            (_, b'\n' | b'\r') => Self::LineStart,
+            (_, b'[') => Self::Bracket,
+            (Self::Bracket, b'0'..=b'9' | b' ' | b'.' | b'T' | b'C') => Self::Bracket,
+            (Self::Bracket, b']') => Self::Closed,
+            (Self::Closed, b' ') => Self::Prefix,
+            _ => Self::Text,
         }
+    }
+}
+
+impl Matcher {
+    fn feed(&mut self, bytes: &[u8]) {
+        let mut rest = bytes.iter();
+        while !self.seen {
+            let Some(&byte) = rest.next() else { return };
+            let starts = matches!(self.before, Before::LineStart | Before::Prefix);
+            // No end of a line and no bracket is in PANIC, so a mismatch within it cannot begin it anew.
+            self.at = match self.at {
+                0 if starts && byte == PANIC[0] => 1,
+                0 => 0,
+                at if byte == PANIC[at] => at + 1,
+                _ => 0,
+            };
+            self.before = self.before.then(byte);
+            self.seen = self.at == PANIC.len();
+        }
+        let rest = rest.as_slice();
+        if self.done || rest.is_empty() {
+            return;
+        }
+        let end = rest.iter().position(|&b| b == b'\n');
+        let text = &rest[..end.unwrap_or(rest.len())];
+        let room = REASON_MAX - self.reason.len();
+        self.reason.extend_from_slice(&text[..text.len().min(room)]);
+        self.done = end.is_some() || self.reason.len() == REASON_MAX;
     }
 }
 
@@ -271,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_found_however_the_output_is_cut() {
-        let text = b"[ 1.0] KerKernel panic Kernel panic - not syncing: VFS: Unable to mount\r\n[ 1.1] CPU: 0\n";
+        let text = b"[ 0.9] Kernel panic\n[ 1.0] Kernel panic - not syncing: VFS: Unable to mount\r\n[ 1.1] CPU: 0\n";
         for cut in 1..text.len() {
             let log = ConsoleLog::new();
             for part in text.chunks(cut) {
@@ -290,6 +337,62 @@ mod tests {
         assert_eq!(log.panic().as_deref(), Some(""), "seen before its reason");
         log.push(&[b'a'; 5000]);
         assert_eq!(log.panic().map(|p| p.len()), Some(REASON_MAX), "bounded");
+    }
+
+    #[test]
+    fn only_what_the_kernel_prints_is_a_panic() {
+        let panic = |text: &str| {
+            let log = ConsoleLog::new();
+            log.push(text.as_bytes());
+            log.panic()
+        };
+        let text = "Kernel panic - not syncing: why";
+        for before in [
+            "",
+            "first line\n",
+            "first line\r",
+            "[    1.234567] ",
+            "login: [ 12.0] ",
+            "[    0.5][    T1] ",
+            "[    0.5] [C0] ",
+            "[[ 0.1] ",
+        ] {
+            assert_eq!(
+                panic(&format!("{before}{text}\n")).as_deref(),
+                Some("why"),
+                "{before:?}"
+            );
+        }
+        for before in [
+            "echo ", "\"", "[ 1.0]", "[1.0]  ", "[x] ", "] ", "[ 1.0 ", "\n ",
+        ] {
+            assert_eq!(panic(&format!("{before}{text}\n")), None, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_without_an_open_reader_or_a_place_on_disk_is_refused_at_once() {
+        let dir = std::env::temp_dir().join(format!("vsc-log-kinds-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let fifo = dir.join("fifo");
+        let status = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(status.unwrap().success());
+        let (done, opened) = std::sync::mpsc::channel();
+        let path = fifo.clone();
+        std::thread::spawn(move || done.send(ConsoleLog::with_file(&path).is_err()));
+        let refused = opened.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(refused, Ok(true), "it must not wait for a reader");
+        // Also with a reader: one that is slow would stop the guest.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&fifo)
+            .unwrap();
+        assert!(ConsoleLog::with_file(&fifo).is_err());
+        assert!(ConsoleLog::with_file(&dir).is_err());
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        assert!(ConsoleLog::with_file(&dir.join("socket")).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use console_common::*;
 use vsc_devices::Memory;
 use vsc_devices::stream::{Endpoint, HostEnds};
-use vsc_devices::virtio::console::{Console, ConsoleError, ConsoleSpec};
+use vsc_devices::virtio::console::{Console, ConsoleError, ConsoleSpec, PortSpec};
 use vsc_devices::virtio::{Activation, Device as _, Interest, Interrupt, Watch};
 
 #[test]
@@ -353,4 +353,23 @@ fn nobody_waits_for_the_output_of_a_device_that_is_gone() {
         "its output is lost"
     );
     assert!(!handle.finish(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_panic_is_one_only_on_a_console_of_the_kernel() {
+    let text = b"[    1.0] Kernel panic - not syncing: said so\n";
+    for kernel in [false, true] {
+        let spec = PortSpec {
+            kernel,
+            ..console_port(Endpoint::Null, Endpoint::Null)
+        };
+        let mut guest = Guest::new(vec![spec], HostEnds::new(), false);
+        guest.write(0, text);
+        // Early output too.
+        for &byte in text {
+            guest.driver.write_config(8, &[byte]);
+        }
+        assert_eq!(guest.log.total(), 2 * text.len() as u64);
+        assert_eq!(guest.log.panic(), kernel.then(|| "said so".to_owned()));
+    }
 }

@@ -104,7 +104,7 @@ pub(super) fn compile(
     };
     Streams {
         serials: lines,
-        consoles: ports::specs(device),
+        consoles: ports::specs(device, kernel_console),
         there,
         kernel_console,
         stdio,

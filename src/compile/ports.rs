@@ -40,6 +40,9 @@ impl Port {
     }
 }
 
+/// The terminal of a command: what it prints is the command's, the kernel's only if it was sent there.
+const COMMAND_TTY: &str = "vsc.tty";
+
 /// The ports of a command: control, and its standard streams.
 pub(super) fn of_command(stdio: Stdio) -> Vec<Port> {
     let control = || {
@@ -49,7 +52,7 @@ pub(super) fn of_command(stdio: Stdio) -> Vec<Port> {
     match stdio {
         Stdio::None => Vec::new(),
         Stdio::Terminal => vec![
-            Port::tty(Some("vsc.tty".to_owned()), Endpoint::Stdio),
+            Port::tty(Some(COMMAND_TTY.to_owned()), Endpoint::Stdio),
             control(),
         ],
         Stdio::Pipes => vec![
@@ -62,13 +65,14 @@ pub(super) fn of_command(stdio: Stdio) -> Vec<Port> {
 }
 
 /// All ports on one device, consoles first so that hvc0 is the first of them.
-pub(super) fn specs(mut ports: Vec<Port>) -> Vec<ConsoleSpec> {
+pub(super) fn specs(mut ports: Vec<Port>, kernel_console: Option<&str>) -> Vec<ConsoleSpec> {
     if ports.is_empty() {
         return Vec::new();
     }
     ports.sort_by_key(|port| !port.is_console());
     let ports = ports.into_iter().map(|Port { name, ends }| match ends {
         Ends::Tty(end) => PortSpec {
+            kernel: name.as_deref() != Some(COMMAND_TTY) || kernel_console == Some("hvc0"),
             name,
             console: true,
             input: end.clone(),
@@ -81,6 +85,7 @@ pub(super) fn specs(mut ports: Vec<Port>) -> Vec<ConsoleSpec> {
             input,
             output,
             log: false,
+            kernel: false,
         },
     });
     vec![ConsoleSpec {
@@ -99,6 +104,7 @@ pub(super) fn pairs(console: &ConsoleSpec) -> Vec<(String, String, String)> {
             input,
             output,
             log: _,
+            kernel: _,
         } = port;
         let guest = if *console {
             consoles += 1;

@@ -216,6 +216,10 @@ fn a_command_gets_pipes_or_a_terminal_and_a_kernel_of_this_host() {
         .map(|p| (p.name.as_deref(), p.console))
         .collect();
     assert_eq!(ports, [(Some("vsc.tty"), true), (Some("vsc.ctl"), false)]);
+    assert!(
+        !p.resources.consoles[0].ports[0].kernel,
+        "a panic that a command prints is none"
+    );
 
     let p = plan(&format!("{text}disk: {{path: a.img, ro: on}}\n"));
     let root = p.run.root.unwrap();

@@ -31,6 +31,7 @@ pub fn port(name: Option<&str>, input: Endpoint, output: Endpoint) -> PortSpec {
         input,
         output,
         log: false,
+        kernel: false,
     }
 }
 
@@ -41,6 +42,7 @@ pub fn console_port(input: Endpoint, output: Endpoint) -> PortSpec {
         input,
         output,
         log: true,
+        kernel: true,
     }
 }
 

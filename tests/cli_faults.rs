@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -184,4 +184,45 @@ fn the_end_of_the_thread_that_started_it_is_not_the_parents() {
     // Of pending signals the lowest comes first: a SIGHUP from the kernel would win.
     kill(child.id(), libc::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn what_was_ignored_at_the_start_stays_ignored() {
+    if !have_kvm() {
+        return;
+    }
+    // A shell without job control starts `command &` without SIGINT and SIGQUIT, nohup without SIGHUP.
+    for (wrapper, signals) in [
+        (
+            "\"$@\" & echo $! >&2; wait $!",
+            &[libc::SIGINT, libc::SIGQUIT][..],
+        ),
+        (
+            "echo $$ >&2; trap '' HUP INT; exec \"$@\"",
+            &[libc::SIGHUP, libc::SIGINT],
+        ),
+    ] {
+        let guest = guest("test=none spin");
+        let mut shell = Command::new("sh")
+            .args(["-c", wrapper, "sh"])
+            .arg(guest.get_program())
+            .args(guest.get_args())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        std::io::BufReader::new(shell.stderr.as_mut().unwrap())
+            .read_line(&mut pid)
+            .unwrap();
+        let pid = pid.trim().parse().unwrap();
+        await_greeting(&mut shell);
+        for &signal in signals {
+            kill(pid, signal);
+        }
+        // An ignored signal is gone when kill returns; of any other, the lowest would be the status.
+        kill(pid, libc::SIGTERM);
+        assert_eq!(shell.wait().unwrap().code(), Some(143), "{wrapper}");
+    }
 }

@@ -24,7 +24,8 @@ const SILENT: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 pub(crate) struct Signals(File);
 
 impl Signals {
-    /// Blocks the signals in this thread and those it will start.
+    /// Blocks the signals in this thread and those it will start. What whoever started us wants ignored (`nohup`, a
+    /// script's `command &`) stays so.
     ///
     /// # Errors
     /// The system's reason.
@@ -34,7 +35,9 @@ impl Signals {
             let mut set = std::mem::zeroed::<libc::sigset_t>();
             libc::sigemptyset(&mut set);
             for signal in HANDLED {
-                libc::sigaddset(&mut set, signal);
+                if !is_ignored(signal) {
+                    libc::sigaddset(&mut set, signal);
+                }
             }
             let mut blocked = set;
             for signal in SILENT {
@@ -63,6 +66,15 @@ impl Signals {
         self.0.read_exact(&mut info).ok()?;
         // ssi_signo is the first field, a u32 (man signalfd).
         Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    }
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero is a valid action; nothing is changed, and the call fills in what it is given.
+    unsafe {
+        let mut action = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

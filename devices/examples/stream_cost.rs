@@ -63,7 +63,6 @@ fn serial(to_pipe: bool, line: usize, total: usize) -> Result<f64> {
         index: 0,
         endpoint,
         log: true,
-        kernel: true,
     };
     let log = ConsoleLog::new();
     let line_irq = Arc::new(Unconnected);

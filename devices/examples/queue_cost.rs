@@ -148,7 +148,8 @@ fn registers() {
         let base = 0xd000_0000 + index * 0x1000;
         let device = Box::new(Rng::new(&RngSpec::default()));
         let line = Arc::new(Unconnected);
-        let transport = MmioTransport::new(device, base, line, Trigger::Edge, wiring.clone());
+        let transport = MmioTransport::new(device, base, line, Trigger::Edge, wiring.clone())
+            .expect("descriptors for a benchmark");
         bus.insert(base, 0x1000, Arc::new(Mutex::new(transport)))
             .expect("room on the bus");
     }

@@ -20,6 +20,7 @@ pub(crate) mod command;
 mod diagnosis;
 pub(crate) mod ending;
 mod guest;
+mod limits;
 pub(crate) mod poll;
 pub(crate) mod result;
 pub(crate) mod signals;
@@ -125,6 +126,7 @@ struct Host {
 
 impl Host {
     fn take(job: &Job<'_>, parent: Parent) -> io::Result<Self> {
+        limits::raise_open_files();
         let signals = Signals::take()?;
         parent.watch();
         let terminal = if job.interactive { RawTerminal::enter()? } else { None };

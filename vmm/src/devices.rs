@@ -42,6 +42,15 @@ pub enum DeviceError {
     /// An I/O thread.
     #[error(transparent)]
     IoThread(#[from] IoThreadError),
+    /// No descriptors for a device's queues.
+    #[error("Create the event descriptors of {name}; raise the limit of open files (ulimit -n)")]
+    Queues {
+        /// The device.
+        name: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// Two devices in one place.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -119,7 +128,11 @@ pub(crate) fn attach(
             log: log(&name),
         };
         let trigger = if level { Trigger::Level } else { Trigger::Edge };
-        let transport = MmioTransport::new(device, base, parts.lines.line(gsi), trigger, wiring);
+        let transport = MmioTransport::new(device, base, parts.lines.line(gsi), trigger, wiring)
+            .map_err(|source| DeviceError::Queues {
+                name: name.clone(),
+                source,
+            })?;
         out.counters.push((name, transport.counters()));
         mmio.insert(base, layout::MMIO_STRIDE, Arc::new(Mutex::new(transport)))?;
         out.virtio.push(MmioDevice {
@@ -131,7 +144,13 @@ pub(crate) fn attach(
     }
     for spec in &resources.serials {
         let line = parts.lines.line(spec.irq());
-        let (serial, source) = Serial::new(spec, ends, line, Some(parts.console), &parts.control.waits())?;
+        let (serial, source) = Serial::new(
+            spec,
+            ends,
+            line,
+            Some(parts.console),
+            &parts.control.waits(),
+        )?;
         if let Some(source) = source {
             // A loop that has ended already stopped the machine.
             let _ = loops.next()?.add(Worker::from_source(Box::new(source)));
@@ -156,7 +175,8 @@ impl Loops<'_> {
         let turn = self.next % self.wanted;
         self.next += 1;
         if turn == self.running.len() {
-            self.running.push(IoThread::spawn(turn as u32, self.control.clone())?);
+            self.running
+                .push(IoThread::spawn(turn as u32, self.control.clone())?);
         }
         Ok(self.running[turn].handle())
     }

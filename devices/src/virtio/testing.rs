@@ -192,7 +192,8 @@ impl Driver {
             Arc::<TestLine>::clone(&line),
             trigger,
             wiring,
-        );
+        )
+        .expect("descriptors for a test");
         Self {
             memory,
             line,

@@ -108,17 +108,20 @@ pub struct MmioTransport {
 
 impl MmioTransport {
     /// `device` with its registers at the guest physical `address` and its interrupt on `line`.
+    ///
+    /// # Errors
+    /// Of eventfd(2), of which each queue needs one.
     pub fn new(
         device: Box<dyn Device>,
         address: u64,
         line: Line,
         trigger: Trigger,
         wiring: Wiring,
-    ) -> Self {
-        Self {
-            port: Port::new(device, MmioSignal::new(line, trigger), wiring),
+    ) -> io::Result<Self> {
+        Ok(Self {
+            port: Port::new(device, MmioSignal::new(line, trigger), wiring)?,
             doorbell: address.wrapping_add(QUEUE_NOTIFY),
-        }
+        })
     }
 
     /// Event counts, shared.

@@ -14,7 +14,7 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueState, QueueT as _};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Log, Wiring};
 use crate::virtio::stats::{Counters, count};
@@ -133,9 +133,11 @@ struct Setup {
     ready: bool,
 }
 
-/// A queue's doorbell. Kept across resets.
+/// A queue's doorbell. Made with the port and kept across resets, so that no driver can meet a lack of descriptors.
 struct Kick {
     fd: Arc<EventFd>,
+    /// The queue was in use when the device was last activated, or before.
+    used: bool,
     exits: u32,
     registered: bool,
 }
@@ -152,7 +154,7 @@ pub struct Port<S> {
     config: Arc<ConfigSpace>,
     wiring: Wiring,
     link: Arc<Link<S>>,
-    kicks: Vec<Option<Kick>>,
+    kicks: Vec<Kick>,
 
     device_page: u32,
     driver_page: u32,
@@ -165,8 +167,20 @@ pub struct Port<S> {
 
 impl<S: Signal> Port<S> {
     /// A port for `device`, which has not seen a driver yet.
-    pub fn new(device: Box<dyn Device>, signal: S, wiring: Wiring) -> Self {
+    ///
+    /// # Errors
+    /// Of eventfd(2), of which each queue needs one.
+    pub fn new(device: Box<dyn Device>, signal: S, wiring: Wiring) -> io::Result<Self> {
         let sizes = device.queue_sizes().to_vec();
+        let kick = |_: &u16| {
+            Ok(Kick {
+                fd: Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?),
+                used: false,
+                exits: 0,
+                registered: false,
+            })
+        };
+        let kicks = sizes.iter().map(kick).collect::<io::Result<_>>()?;
         let mut port = Self {
             residence: None,
             id: device.id(),
@@ -180,7 +194,7 @@ impl<S: Signal> Port<S> {
                 signal,
             }),
             wiring,
-            kicks: sizes.iter().map(|_| None).collect(),
+            kicks,
             device: Some(device),
             device_page: 0,
             driver_page: 0,
@@ -191,7 +205,7 @@ impl<S: Signal> Port<S> {
             sizes,
         };
         port.forget();
-        port
+        Ok(port)
     }
 
     /// Device type (VIRTIO 5).
@@ -397,7 +411,7 @@ impl<S: Signal> Port<S> {
     #[inline]
     pub fn notify(&mut self, queue: u32, doorbell: u64) {
         let index = queue as usize;
-        let Some(Some(kick)) = self.kicks.get_mut(index) else {
+        let Some(kick) = self.kicks.get_mut(index).filter(|kick| kick.used) else {
             return;
         };
         // Fails only if 2^64 kicks were not looked at.
@@ -422,9 +436,7 @@ impl<S: Signal> Port<S> {
         };
         let mut result = Ok(());
         for (index, kick) in (0..).zip(&mut self.kicks) {
-            if let Some(kick) = kick
-                && kick.registered
-            {
+            if kick.registered {
                 kick.registered = false;
                 kick.exits = 0;
                 result = result.and(registry.unregister(doorbell, index, &kick.fd));
@@ -483,23 +495,13 @@ impl<S: Signal> Port<S> {
         let mut queues = Vec::with_capacity(self.queues.len());
         let mut kicks = Vec::with_capacity(self.queues.len());
         for (index, setup) in (0..).zip(&self.queues) {
-            let slot = self.kicks.get_mut(usize::from(index));
-            let (Some(slot), true) = (slot, setup.ready) else {
+            let kick = self.kicks.get_mut(usize::from(index));
+            let (Some(kick), true) = (kick, setup.ready) else {
                 queues.push(None);
                 kicks.push(None);
                 continue;
             };
-            let kick = match slot {
-                Some(kick) => kick,
-                None => slot.insert(Kick {
-                    fd: Arc::new(
-                        EventFd::new(EFD_NONBLOCK)
-                            .map_err(|e| format!("cannot make an eventfd: {e}"))?,
-                    ),
-                    exits: 0,
-                    registered: false,
-                }),
-            };
+            kick.used = true;
             kicks.push(Some(Arc::clone(&kick.fd)));
             let max = self.sizes.get(usize::from(index)).copied().unwrap_or(0);
             let queue = self.check(setup, max)?;

@@ -1,6 +1,7 @@
 //! From [`VmResources`] to a [`Vm`], step by step.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -124,7 +125,9 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
     // 2. Guest memory, with the kernel where it runs, while KVM makes the machine.
     let memory = memory::create(&resources.name, resources.memory)?;
     let low_end = resources.memory.min(layout::LOW_RAM_END);
-    let (empty, loaded) = with_empty_machine(&kernel, || load_kernel(resources, &kernel, &memory, low_end))?;
+    let (empty, loaded) = with_empty_machine(&kernel, || {
+        load_kernel(resources, &kernel, &memory, low_end)
+    })?;
     let machine_at = Instant::now();
     check_host(&kernel, &loaded)?;
 
@@ -190,7 +193,16 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
         built: Instant::now(),
         started: None,
     };
-    let mut vm = Vm::new(vcpus, shared, devices.loops, machine, console, power, resources.limits.boot_deadline, marks);
+    let mut vm = Vm::new(
+        vcpus,
+        shared,
+        devices.loops,
+        machine,
+        console,
+        power,
+        resources.limits.boot_deadline,
+        marks,
+    );
     vm.consoles = devices.consoles;
     vm.serials = devices.serials;
     vm.counters = devices.counters;
@@ -199,10 +211,16 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
 
 fn open_kernel(resources: &VmResources) -> Result<Kernel, BuildError> {
     match &resources.payload {
-        Payload::Builtin { .. } => Ok(Kernel::from_static("the built-in guest", vsc_firmware::guest::ELF)?),
+        Payload::Builtin { .. } => Ok(Kernel::from_static(
+            "the built-in guest",
+            vsc_firmware::guest::ELF,
+        )?),
         Payload::Kernel(spec) => {
             // The cache holds ELFs only, so it cannot tell what the file itself is.
-            let cache = spec.cache.as_ref().filter(|_| spec.format == KernelFormat::Auto);
+            let cache = spec
+                .cache
+                .as_ref()
+                .filter(|_| spec.format == KernelFormat::Auto);
             if let Some(kernel) = cache.and_then(|dir| Cache::new(dir).open(&spec.path)) {
                 return Ok(kernel);
             }
@@ -219,13 +237,18 @@ fn with_empty_machine(
     load: impl FnOnce() -> Result<Loaded, BuildError>,
 ) -> Result<(EmptyMachine, Loaded), BuildError> {
     let create = || EmptyMachine::create().map_err(no_kvm);
-    if kernel.extent().is_none_or(|e| e.end - e.start < memory::HUGE) {
+    if kernel
+        .extent()
+        .is_none_or(|e| e.end - e.start < memory::HUGE)
+    {
         return Ok((create()?, load()?));
     }
     std::thread::scope(|scope| {
         let machine = scope.spawn(create);
         let loaded = load();
-        let machine = machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let machine = machine
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((machine?, loaded?))
     })
 }
@@ -237,7 +260,9 @@ fn load_kernel(
     memory: &Memory,
     low_end: u64,
 ) -> Result<Loaded, BuildError> {
-    let extent = kernel.extent().filter(|e| e.end <= low_end && e.end - e.start >= memory::HUGE);
+    let extent = kernel
+        .extent()
+        .filter(|e| e.end <= low_end && e.end - e.start >= memory::HUGE);
     let mut mapped = false;
     if let Some(extent) = extent {
         mapped = kernel.is_cached() && map_pieces(kernel, memory)?;
@@ -347,7 +372,11 @@ fn load_initrd(
     let Payload::Kernel(spec) = &resources.payload else {
         return Ok(None);
     };
-    let parts = spec.initrd.iter().map(Part::open).collect::<Result<Vec<_>, _>>()?;
+    let parts = spec
+        .initrd
+        .iter()
+        .map(Part::open)
+        .collect::<Result<Vec<_>, _>>()?;
     // Each part begins at a multiple of 4, as the kernel's unpacker wants (init/initramfs.c).
     let len: u64 = parts.iter().map(|p| p.len().next_multiple_of(4)).sum();
     if len == 0 {
@@ -377,7 +406,12 @@ impl<'a> Part<'a> {
             path: path.display().to_string(),
             source,
         };
-        let file = File::open(path).map_err(error)?;
+        // Non-blocking: a pipe without a writer must not keep the machine waiting. Regular files do not look at it.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(error)?;
         let meta = file.metadata().map_err(error)?;
         if !meta.is_file() {
             return Err(error(std::io::Error::other("it is not a regular file")));
@@ -398,9 +432,9 @@ impl<'a> Part<'a> {
 
     fn copy(&self, memory: &Memory, at: GuestAddress) -> Result<(), BuildError> {
         match self {
-            Self::Bytes(bytes) => {
-                memory.write_slice(bytes, at).map_err(|e| BuildError::Resources(format!("Copy the initrd: {e}")))
-            }
+            Self::Bytes(bytes) => memory
+                .write_slice(bytes, at)
+                .map_err(|e| BuildError::Resources(format!("Copy the initrd: {e}"))),
             Self::File { file, len, path } => {
                 let error = |source| BuildError::Initrd {
                     path: path.clone(),
@@ -439,21 +473,47 @@ fn legacy(
 ) -> Result<AcpiPm, BuildError> {
     let low = resources.memory.min(layout::LOW_RAM_END);
     let power = AcpiPm::new(lines.line(layout::SCI), control.clone());
-    ports.insert(i8042::PORT, i8042::LEN, slot(I8042::new(lines.line(i8042::IRQ), control.clone())))?;
-    ports.insert(cmos::PORT, cmos::LEN, slot(Cmos::new(low, resources.memory - low)))?;
+    ports.insert(
+        i8042::PORT,
+        i8042::LEN,
+        slot(I8042::new(lines.line(i8042::IRQ), control.clone())),
+    )?;
+    ports.insert(
+        cmos::PORT,
+        cmos::LEN,
+        slot(Cmos::new(low, resources.memory - low)),
+    )?;
     ports.insert(acpi_pm::PORT, acpi_pm::LEN, slot(power.clone()))?;
-    ports.insert(pci_config::PORT, pci_config::LEN, slot(PciConfig::new(ResetRegister::new(control.clone()))))?;
-    ports.insert(pvpanic::PORT, pvpanic::LEN, slot(Pvpanic::new(control.clone())))?;
+    ports.insert(
+        pci_config::PORT,
+        pci_config::LEN,
+        slot(PciConfig::new(ResetRegister::new(control.clone()))),
+    )?;
+    ports.insert(
+        pvpanic::PORT,
+        pvpanic::LEN,
+        slot(Pvpanic::new(control.clone())),
+    )?;
     if matches!(resources.payload, Payload::Builtin { .. }) {
-        ports.insert(exit_port::PORT, exit_port::LEN, slot(ExitPort::new(control.clone())))?;
+        ports.insert(
+            exit_port::PORT,
+            exit_port::LEN,
+            slot(ExitPort::new(control.clone())),
+        )?;
     }
     Ok(power)
 }
 
-fn write_acpi(resources: &VmResources, memory: &Memory, devices: &Devices) -> Result<u64, BuildError> {
+fn write_acpi(
+    resources: &VmResources,
+    memory: &Memory,
+    devices: &Devices,
+) -> Result<u64, BuildError> {
     let cpus = &resources.cpus;
     let builtin = matches!(resources.payload, Payload::Builtin { .. });
-    let apic_ids: Vec<u32> = (0..cpus.count).map(|i| crate::kvm::apic_id(cpus.topology, i)).collect();
+    let apic_ids: Vec<u32> = (0..cpus.count)
+        .map(|i| crate::kvm::apic_id(cpus.topology, i))
+        .collect();
     let virtio: Vec<MmioDevice> = devices.virtio.clone();
     let serials: Vec<u8> = resources.serials.iter().map(|s| s.index).collect();
     Ok(acpi::write(
@@ -484,14 +544,22 @@ fn command_line(resources: &VmResources, devices: &Devices) -> Result<String, Bu
         Payload::Builtin { parameters } => (parameters.as_str(), true),
         Payload::Kernel(spec) => (spec.cmdline.as_str(), spec.devices_on_cmdline),
     };
-    let mut line = base.to_owned();
-    if list {
-        for d in &devices.virtio {
-            line += &format!(" virtio_mmio.device={:#x}@{:#x}:{}", d.len, d.base, d.gsi);
-        }
-    }
-    Ok(cmdline::assemble(&cmdline::Parts {
-        user: &line,
-        ..cmdline::Parts::default()
-    })?)
+    let devices = if list { &devices.virtio[..] } else { &[] };
+    Ok(with_devices(base, devices)?)
 }
+
+fn with_devices(base: &str, devices: &[MmioDevice]) -> Result<String, cmdline::CmdlineError> {
+    let words: Vec<_> = devices
+        .iter()
+        .map(|d| format!("virtio_mmio.device={:#x}@{:#x}:{}", d.len, d.base, d.gsi))
+        .collect();
+    cmdline::assemble(&cmdline::Parts {
+        // In front: what follows a `--` is init's.
+        prolog: &words.join(" "),
+        user: base,
+        ..cmdline::Parts::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;

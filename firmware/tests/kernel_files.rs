@@ -924,6 +924,20 @@ fn things_that_are_no_files() {
         Err(KernelError::Open { .. })
     ));
     assert!(matches!(open(b""), Err(KernelError::Empty { .. })));
+    let fifo = Temporary::new(b"");
+    std::fs::remove_file(&fifo.0).unwrap();
+    let status = std::process::Command::new("mkfifo").arg(&fifo.0).status();
+    assert!(status.unwrap().success());
+    let (done, opened) = std::sync::mpsc::channel();
+    let path = fifo.0.clone();
+    std::thread::spawn(move || done.send(Kernel::open(path).map(|_| ())));
+    assert!(
+        matches!(
+            opened.recv_timeout(std::time::Duration::from_secs(10)),
+            Ok(Err(KernelError::NotAFile { what: "a pipe", .. }))
+        ),
+        "it must not wait for a writer"
+    );
 }
 
 /// What is decoded is bounded by the guest's memory, however much there would be.

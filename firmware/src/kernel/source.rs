@@ -3,7 +3,7 @@
 use super::KernelError;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Bytes of a kernel file.
@@ -16,10 +16,15 @@ pub(super) enum Source {
 impl Source {
     /// Opens and maps a regular file.
     pub(super) fn open(path: &Path) -> Result<Self, KernelError> {
-        let file = File::open(path).map_err(|source| KernelError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+        // Non-blocking: a pipe without a writer is told of, not waited for. Regular files do not look at it.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|source| KernelError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
         let read = |source| KernelError::Read {
             path: path.to_owned(),
             source,

@@ -11,5 +11,6 @@ const FAILED: u8 = run::ending::OUR_ERROR;
 
 fn main() -> std::process::ExitCode {
     let parent = run::signals::Parent::of_process();
+    run::signals::no_signal_for_file_size();
     cli::main(parent).into()
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+#[path = "common/pty.rs"]
+mod pty;
 
 use std::io::{BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -10,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{TempDir, expect_code, have_kvm, run, text, vsc};
+use pty::Pty;
 
 /// The built-in guest, told what to do.
 fn guest(parameters: &str) -> Command {
@@ -225,4 +228,52 @@ fn what_was_ignored_at_the_start_stays_ignored() {
         // Its time limit is what ends it.
         assert_eq!(shell.wait().unwrap().code(), Some(124), "{wrapper}");
     }
+}
+
+#[test]
+fn fatal_signals_leave_the_terminal_as_it_was() {
+    use std::os::unix::process::ExitStatusExt;
+    if !have_kvm() {
+        return;
+    }
+    for signal in [
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGSEGV,
+        libc::SIGUSR1,
+        libc::SIGALRM,
+    ] {
+        let mut pty = Pty::new(24, 80);
+        let before = pty.settings();
+        let mut child = pty.spawn(&mut guest("test=none spin"));
+        pty.expect("vsc guest");
+        awaited(|| pty.settings().is_raw().then_some(()));
+        // It is no end at all.
+        kill(child.id(), libc::SIGXFSZ);
+        kill(child.id(), signal);
+        assert_eq!(pty.wait(&mut child).signal(), Some(signal));
+        assert_eq!(pty.settings(), before, "{signal}");
+    }
+}
+
+#[test]
+fn a_result_that_is_over_the_limit_of_file_sizes_is_an_error() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = TempDir::new("limit");
+    let output = run(Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -f 0; exec \"$0\" -o guest.parameters='test=none exit=3' --result \"$1\"",
+        ])
+        .arg(vsc().get_program())
+        .arg(dir.path("r.json")));
+    expect_code(&output, 125);
+    assert!(
+        text(&output.stderr).contains("File too large"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
 }

@@ -44,7 +44,11 @@ pub(super) fn run(args: &AttachArgs, common: &Common) -> u8 {
         }
     };
     // Before the terminal is changed: from here on a signal is an end like any other, which puts it back.
-    let terminal = Signals::take().and_then(|signals| Ok((signals, RawTerminal::enter()?)));
+    let terminal = Signals::take().and_then(|signals| {
+        let terminal = RawTerminal::claim()?;
+        terminal.as_ref().map_or(Ok(()), RawTerminal::enter)?;
+        Ok((signals, terminal))
+    });
     let (signals, terminal) = match terminal {
         Ok(taken) => taken,
         Err(e) => {

@@ -129,7 +129,7 @@ impl Host {
         limits::raise_open_files();
         let signals = Signals::take()?;
         parent.watch();
-        let terminal = if job.interactive { RawTerminal::enter()? } else { None };
+        let terminal = if job.interactive { RawTerminal::claim()? } else { None };
         Ok(Self {
             signals,
             parent,
@@ -166,6 +166,10 @@ fn once(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Result<(En
     }
     if job.count_exits {
         vm.count_exits();
+    }
+    if let Some(terminal) = &host.terminal {
+        // Not before there is a machine to type to: until then Ctrl-C is ours.
+        terminal.enter().map_err(|e| format!("cannot make the terminal raw: {e}"))?;
     }
     vm.start().map_err(|e| format!("cannot start a vCPU thread: {e}"))?;
     moments.note_start(job.started, &vm.marks());

@@ -69,6 +69,12 @@ impl Signals {
     }
 }
 
+/// A write over the limit of file sizes (`ulimit -f`) is an error like any other, EFBIG.
+pub(crate) fn no_signal_for_file_size() {
+    // SAFETY: a plain system call; ignoring needs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: all-zero is a valid action; nothing is changed, and the call fills in what it is given.
     unsafe {

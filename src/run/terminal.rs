@@ -2,34 +2,64 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The settings to restore, for the panic hook and for a second guard.
-static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+/// The settings to restore, also by the panic hook and by the handler of fatal signals.
+static SAVED: OnceLock<libc::termios> = OnceLock::new();
+/// The terminal is raw, or about to be.
+static RAW: AtomicBool = AtomicBool::new(false);
 
-/// Holds the terminal of standard input in raw mode.
+/// Signals that end a process without a chance to run its destructors, except those that [`super::signals`] takes.
+const FATAL: [i32; 16] = [
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGSEGV,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+    libc::SIGXCPU,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+];
+/// What was to happen for [`FATAL`], in its order.
+static BEFORE: OnceLock<[libc::sigaction; FATAL.len()]> = OnceLock::new();
+
+/// The terminal of standard input, for raw mode; as it was when dropped.
 #[derive(Debug)]
 pub(crate) struct RawTerminal(());
 
 impl RawTerminal {
-    /// Switches standard input's terminal to raw mode; `None` when it is no terminal, or when another process group
+    /// Standard input's terminal, unchanged so far; `None` when it is no terminal, or when another process group
     /// has it: `vsc-run … &` and `timeout 9 vsc-run …` must not change what their shell is using.
     ///
     /// # Errors
     /// The system's reason when the terminal refuses.
-    pub(crate) fn enter() -> io::Result<Option<Self>> {
+    pub(crate) fn claim() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() || in_background(stdin.as_fd()) {
             return Ok(None);
         }
-        let saved = get(stdin.as_fd())?;
-        let mut raw = saved;
-        // SAFETY: a plain function on a structure that tcgetattr filled in.
-        unsafe { libc::cfmakeraw(&mut raw) };
-        *lock() = Some(saved);
-        restore_on_panic();
-        set(stdin.as_fd(), &raw)?;
+        let now = get(stdin.as_fd())?;
+        SAVED.get_or_init(|| now);
         Ok(Some(Self(())))
+    }
+
+    /// Makes it raw.
+    ///
+    /// # Errors
+    /// The system's reason when the terminal refuses.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        restore_on_panic();
+        restore_on_fatal_signals();
+        make_raw()
     }
 }
 
@@ -39,18 +69,28 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Puts the terminal back, if it was changed.
-pub(crate) fn restore() {
-    if let Some(saved) = lock().take() {
-        // A terminal that is gone needs no restoring.
-        let _ = set(io::stdin().as_fd(), &saved);
-    }
+fn make_raw() -> io::Result<()> {
+    let Some(saved) = SAVED.get() else {
+        return Ok(());
+    };
+    let mut raw = *saved;
+    // SAFETY: a plain function on a structure that tcgetattr filled in.
+    unsafe { libc::cfmakeraw(&mut raw) };
+    // Before the change: whatever comes in between puts back what is still there.
+    RAW.store(true, Ordering::SeqCst);
+    set(io::stdin().as_fd(), &raw)
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Option<libc::termios>> {
-    SAVED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Puts the terminal back, if it was changed. Async-signal-safe.
+pub(crate) fn restore() {
+    if RAW.swap(false, Ordering::SeqCst)
+        && let Some(saved) = SAVED.get()
+    {
+        // SAFETY: standard input's number, used during these calls only.
+        let stdin = unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) };
+        // A terminal that is gone needs no restoring.
+        let _ = set(stdin, saved);
+    }
 }
 
 fn restore_on_panic() {
@@ -62,6 +102,49 @@ fn restore_on_panic() {
             previous(info);
         }));
     });
+}
+
+fn restore_on_fatal_signals() {
+    type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+    BEFORE.get_or_init(|| {
+        FATAL.map(|signal| {
+            // SAFETY: all-zero is a valid action; the handler makes async-signal-safe calls only.
+            unsafe {
+                let mut before = std::mem::zeroed::<libc::sigaction>();
+                let mut ours = std::mem::zeroed::<libc::sigaction>();
+                ours.sa_sigaction = on_fatal_signal as Handler as usize;
+                // On the threads' own signal stacks: the fault may be the end of the stack.
+                ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                libc::sigaction(signal, &ours, &mut before);
+                if before.sa_sigaction == libc::SIG_IGN {
+                    libc::sigaction(signal, &before, std::ptr::null_mut());
+                }
+                before
+            }
+        })
+    });
+}
+
+extern "C" fn on_fatal_signal(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    restore();
+    // SAFETY: the kernel gives a valid siginfo. Faults have positive codes; what a process sent has not.
+    let fault = unsafe { (*info).si_code > 0 };
+    let index = FATAL.iter().position(|&fatal| fatal == signal);
+    let before = index.and_then(|index| BEFORE.get()?.get(index));
+    // SAFETY: async-signal-safe calls with an action that the kernel gave, or an all-zero one, which is SIG_DFL.
+    unsafe {
+        match before {
+            // The instruction faults again after the return, for whoever handled that before (Rust's runtime).
+            Some(before) if fault => {
+                libc::sigaction(signal, before, std::ptr::null_mut());
+            }
+            _ => {
+                let default = std::mem::zeroed::<libc::sigaction>();
+                libc::sigaction(signal, &default, std::ptr::null_mut());
+                libc::raise(signal);
+            }
+        }
+    }
 }
 
 /// Whether `fd` is this process's controlling terminal, and another process group is in its foreground.

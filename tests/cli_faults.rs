@@ -277,3 +277,64 @@ fn a_result_that_is_over_the_limit_of_file_sizes_is_an_error() {
     );
     assert!(dir.names().is_empty(), "{:?}", dir.names());
 }
+
+/// A shell with jobs on a terminal, and a spinning guest in its foreground; the guest's process.
+fn job(pty: &mut Pty, then: &str) -> (Child, u32) {
+    let guest = guest("test=none spin");
+    let script = format!("set -m; sh -c 'echo pid $$.; exec \"$@\"' sh \"$@\"; {then}");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, "sh"]);
+    let shell = pty.spawn(shell.arg(guest.get_program()).args(guest.get_args()));
+    pty.expect("vsc guest");
+    awaited(|| pty.settings().is_raw().then_some(()));
+    let pid = pty
+        .text()
+        .split("pid ")
+        .nth(1)
+        .and_then(|rest| rest.split('.').next()?.parse().ok());
+    (shell, pid.unwrap())
+}
+
+#[test]
+fn a_stopped_job_gives_the_terminal_back_until_it_continues() {
+    if !have_kvm() {
+        return;
+    }
+    let mut pty = Pty::new(24, 80);
+    let before = pty.settings();
+    let (mut shell, pid) = job(
+        &mut pty,
+        "echo stopped $?; read line; echo \"line $line\"; fg >/dev/null; echo ended $?",
+    );
+    kill(pid, libc::SIGTSTP);
+    pty.expect("stopped 148");
+    assert_eq!(pty.settings(), before);
+    pty.send("typed\r");
+    pty.expect("line typed");
+    awaited(|| pty.settings().is_raw().then_some(()));
+    pty.send("\x01x");
+    pty.expect("ended 130");
+    pty.expect_code(&mut shell, 0);
+    assert_eq!(pty.settings(), before);
+}
+
+#[test]
+fn a_job_that_continues_in_the_background_leaves_the_terminal_alone() {
+    if !have_kvm() {
+        return;
+    }
+    let mut pty = Pty::new(24, 80);
+    let before = pty.settings();
+    let then = "bg >/dev/null; read line; echo \"line $line\"; fg >/dev/null; echo ended $?";
+    let (mut shell, pid) = job(&mut pty, then);
+    kill(pid, libc::SIGTSTP);
+    // The stop puts it back; in the background nothing changes it again.
+    awaited(|| (pty.settings() == before).then_some(()));
+    pty.send("typed\r");
+    pty.expect("line typed");
+    awaited(|| pty.settings().is_raw().then_some(()));
+    pty.send("\x01x");
+    pty.expect("ended 130");
+    pty.expect_code(&mut shell, 0);
+    assert_eq!(pty.settings(), before);
+}

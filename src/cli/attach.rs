@@ -11,7 +11,7 @@ use clap::Args;
 use super::Common;
 use crate::run::poll::Poll;
 use crate::run::signals::Signals;
-use crate::run::terminal::{Escape, EscapeFilter, KEYS, RawTerminal};
+use crate::run::terminal::{self, Escape, EscapeFilter, KEYS, RawTerminal};
 use crate::say;
 
 /// Most bytes that wait for a guest which does not read.
@@ -101,7 +101,11 @@ impl Session {
             let signal = poll.read(self.signals.fd());
             let from_guest = poll.read(self.stream.as_raw_fd());
             // A terminal is always listened to, for its escape key.
-            let listen = self.typing && (self.filter.is_some() || self.waiting.is_empty());
+            let listen = self.typing
+                && match self.filter {
+                    Some(_) => terminal::is_raw(),
+                    None => self.waiting.is_empty(),
+                };
             let typed = listen.then(|| poll.read(libc::STDIN_FILENO));
             let room = (!self.waiting.is_empty()).then(|| poll.write(self.stream.as_raw_fd()));
             let ready = poll.wait(None)?;
@@ -133,6 +137,7 @@ impl Session {
                     // A terminal that hung up says EIO.
                     Ok(_) => self.typing = false,
                     Err(e) if is_passing(&e) => {}
+                    Err(_) if self.filter.is_some() && terminal::lost() => {}
                     Err(_) => self.typing = false,
                 }
                 self.send()?;

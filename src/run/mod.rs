@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use vsc_devices::stream::{self, HostEnds};
@@ -252,9 +252,17 @@ impl Typist {
         Ok((typist, end.into()))
     }
 
+    /// What to wait for input on, while the terminal is the guest's.
+    fn input(&self) -> Option<RawFd> {
+        (self.open && terminal::is_raw()).then(|| self.stdin.as_raw_fd())
+    }
+
     fn read(&mut self) -> Vec<Escape> {
         let mut chunk = [0u8; 1024];
         match self.stdin.read(&mut chunk) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
+            // EIO, but not because it hung up.
+            Err(_) if terminal::lost() => Vec::new(),
             Ok(0) | Err(_) => {
                 self.open = false;
                 Vec::new()
@@ -323,7 +331,7 @@ impl Session<'_, '_> {
             let signal = poll.read(host.signals.fd());
             let orphaned = host.parent.fd().filter(|_| !self.forced).map(|fd| poll.read(fd));
             let control = self.control.as_ref().and_then(GuestControl::fd).map(|fd| poll.read(fd));
-            let typed = self.typist.as_ref().filter(|t| t.open).map(|t| poll.read(t.stdin.as_raw_fd()));
+            let typed = self.typist.as_ref().and_then(Typist::input).map(|fd| poll.read(fd));
             let untyped =
                 self.typist.as_ref().filter(|t| !t.waiting.is_empty()).map(|t| poll.write(t.pipe.as_raw_fd()));
             let ready = poll.wait(until)?;

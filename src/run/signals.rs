@@ -7,13 +7,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use super::terminal;
+
 /// Signals that the main loop handles.
-const HANDLED: [i32; 5] = [
+const HANDLED: [i32; 7] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
     libc::SIGQUIT,
     libc::SIGWINCH,
+    libc::SIGTSTP,
+    libc::SIGCONT,
 ];
 
 /// Signals that are merely blocked.
@@ -60,12 +64,41 @@ impl Signals {
         self.0.as_raw_fd()
     }
 
-    /// The next pending signal.
+    /// The next pending signal. Stops of this process are dealt with here; the terminal may have another size
+    /// afterwards, so what comes of them is SIGWINCH.
     pub(crate) fn next(&mut self) -> Option<i32> {
-        let mut info = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
-        self.0.read_exact(&mut info).ok()?;
-        // ssi_signo is the first field, a u32 (man signalfd).
-        Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+        loop {
+            let mut info = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
+            self.0.read_exact(&mut info).ok()?;
+            // ssi_signo is the first field, a u32 (man signalfd).
+            match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
+                libc::SIGTSTP => {
+                    terminal::restore();
+                    stop();
+                }
+                libc::SIGCONT => {}
+                signal => return Some(signal),
+            }
+            // A terminal that refuses now has gone: reading will tell.
+            let _ = terminal::resume();
+            if terminal::is_raw() {
+                return Some(libc::SIGWINCH);
+            }
+        }
+    }
+}
+
+/// Stops this process as SIGTSTP does; returns when it is continued, or at once where nobody could continue it (in an
+/// orphaned process group).
+fn stop() {
+    // SAFETY: all-zero is a valid set; the pending signal is this thread's own, and its action is the default one.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTSTP);
+        libc::raise(libc::SIGTSTP);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The settings to restore, also by the panic hook and by the handler of fatal signals.
 static SAVED: OnceLock<libc::termios> = OnceLock::new();
-/// The terminal is raw, or about to be.
+/// The guest is to have the terminal.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// It has: the terminal is raw, or about to be.
 static RAW: AtomicBool = AtomicBool::new(false);
 
 /// Signals that end a process without a chance to run its destructors, except those that [`super::signals`] takes.
@@ -59,20 +61,30 @@ impl RawTerminal {
     pub(crate) fn enter(&self) -> io::Result<()> {
         restore_on_panic();
         restore_on_fatal_signals();
-        make_raw()
+        WANTED.store(true, Ordering::SeqCst);
+        resume()
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        WANTED.store(false, Ordering::SeqCst);
         restore();
     }
 }
 
-fn make_raw() -> io::Result<()> {
-    let Some(saved) = SAVED.get() else {
+/// Gives the guest the terminal, again where it had it before; not while another process group has it.
+///
+/// # Errors
+/// The system's reason when the terminal refuses.
+pub(crate) fn resume() -> io::Result<()> {
+    let Some(saved) = SAVED.get().filter(|_| WANTED.load(Ordering::SeqCst)) else {
         return Ok(());
     };
+    if in_background(io::stdin().as_fd()) {
+        RAW.store(false, Ordering::SeqCst);
+        return Ok(());
+    }
     let mut raw = *saved;
     // SAFETY: a plain function on a structure that tcgetattr filled in.
     unsafe { libc::cfmakeraw(&mut raw) };
@@ -81,15 +93,31 @@ fn make_raw() -> io::Result<()> {
     set(io::stdin().as_fd(), &raw)
 }
 
-/// Puts the terminal back, if it was changed. Async-signal-safe.
+/// Whether what is typed is the guest's.
+pub(crate) fn is_raw() -> bool {
+    RAW.load(Ordering::SeqCst)
+}
+
+/// Looks whether the terminal was lost to another process group, which alone sets it from then on.
+pub(crate) fn lost() -> bool {
+    let lost = in_background(io::stdin().as_fd());
+    if lost {
+        RAW.store(false, Ordering::SeqCst);
+    }
+    lost
+}
+
+/// Puts the terminal back, if it was changed and no other process group has it. Async-signal-safe.
 pub(crate) fn restore() {
     if RAW.swap(false, Ordering::SeqCst)
         && let Some(saved) = SAVED.get()
     {
         // SAFETY: standard input's number, used during these calls only.
         let stdin = unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) };
-        // A terminal that is gone needs no restoring.
-        let _ = set(stdin, saved);
+        if !in_background(stdin) {
+            // A terminal that is gone needs no restoring.
+            let _ = set(stdin, saved);
+        }
     }
 }
 

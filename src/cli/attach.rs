@@ -14,8 +14,8 @@ use crate::run::signals::Signals;
 use crate::run::terminal::{self, Escape, EscapeFilter, KEYS, RawTerminal};
 use crate::say;
 
-/// Most bytes that wait for a guest which does not read.
-const WAITING_MAX: usize = 64 << 10;
+/// Typed bytes that wait for a guest which does not read, before the terminal holds what is typed, the escape key too.
+const WAITING_MAX: usize = 1 << 20;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -100,10 +100,10 @@ impl Session {
             let mut poll = Poll::new();
             let signal = poll.read(self.signals.fd());
             let from_guest = poll.read(self.stream.as_raw_fd());
-            // A terminal is always listened to, for its escape key.
+            // A terminal is listened to for its escape key also while the guest does not read.
             let listen = self.typing
                 && match self.filter {
-                    Some(_) => terminal::is_raw(),
+                    Some(_) => terminal::is_raw() && self.waiting.len() < WAITING_MAX,
                     None => self.waiting.is_empty(),
                 };
             let typed = listen.then(|| poll.read(libc::STDIN_FILENO));
@@ -154,9 +154,7 @@ impl Session {
             return false;
         };
         let (bytes, asked) = filter.filter(typed);
-        if self.waiting.len() < WAITING_MAX {
-            self.waiting.extend(bytes);
-        }
+        self.waiting.extend(bytes);
         for escape in asked {
             match escape {
                 Escape::Quit => return true,

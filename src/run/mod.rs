@@ -39,8 +39,9 @@ const INSISTENCE: Duration = Duration::from_secs(2);
 const INIT_GRACE: Duration = Duration::from_secs(1);
 /// Errors of init that are shown.
 const COMPLAINTS: u32 = 20;
-/// Most typed bytes that wait for a guest which does not read.
-const TYPED_MAX: usize = 64 << 10;
+/// Typed bytes that wait for a guest which does not read, before no more are read: then the terminal holds what is
+/// typed, the escape key too. More than anybody types, and than most people paste.
+const TYPED_MAX: usize = 1 << 20;
 
 /// What to run, and how to tell about it.
 pub(crate) struct Job<'a> {
@@ -254,7 +255,11 @@ impl Typist {
 
     /// What to wait for input on, while the terminal is the guest's.
     fn input(&self) -> Option<RawFd> {
-        (self.open && terminal::is_raw()).then(|| self.stdin.as_raw_fd())
+        (self.has_room() && terminal::is_raw()).then(|| self.stdin.as_raw_fd())
+    }
+
+    fn has_room(&self) -> bool {
+        self.open && self.waiting.len() < TYPED_MAX
     }
 
     fn read(&mut self) -> Vec<Escape> {
@@ -269,10 +274,7 @@ impl Typist {
             }
             Ok(n) => {
                 let (bytes, asked) = self.filter.filter(&chunk[..n]);
-                // A guest that reads nothing does not get more than it can hold; the escape key works all the same.
-                if self.waiting.len() < TYPED_MAX {
-                    self.waiting.extend(bytes);
-                }
+                self.waiting.extend(bytes);
                 self.write();
                 asked
             }
@@ -530,5 +532,38 @@ impl Session<'_, '_> {
             (None, _) => machine,
         };
         (ending, report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_reads_late_gets_all_that_was_typed() {
+        let (typed, mut keyboard) = io::pipe().unwrap();
+        let (mut typist, guest) = Typist::new().unwrap();
+        typist.stdin = File::from(OwnedFd::from(typed));
+        let pasted: Vec<u8> = (0..2 * TYPED_MAX as u32).map(|n| (n / 7 % 100) as u8 + 32).collect();
+        let expected = pasted.clone();
+        let person = std::thread::spawn(move || keyboard.write_all(&pasted));
+        while typist.has_room() {
+            typist.read();
+        }
+        assert!(typist.open && typist.waiting.len() < TYPED_MAX + 1024);
+        let mut guest = File::from(guest);
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            guest.read_to_end(&mut got).map(|_| got)
+        });
+        while typist.open || !typist.waiting.is_empty() {
+            if typist.has_room() {
+                typist.read();
+            }
+            typist.write();
+        }
+        drop(typist);
+        person.join().unwrap().unwrap();
+        assert!(reader.join().unwrap().unwrap() == expected);
     }
 }

@@ -369,6 +369,12 @@ impl Session<'_, '_> {
                 self.timed_out = true;
                 break;
             }
+            // Whoever asked for the end gets it, read or not.
+            let grace = self.job.resources.limits.stop_grace;
+            if let Some((signal, _)) = self.asked.filter(|(_, at)| host.told_to_end && now >= *at + grace) {
+                self.cut = Some(signal);
+                break;
+            }
             // A vCPU that waits for the reader is not waited for by the call above.
             let mut poll = Poll::new();
             let told = poll.read(host.signals.fd());

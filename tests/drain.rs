@@ -1,0 +1,77 @@
+//! The last output of a machine reaches its reader, however late that is.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{kernel, vsc};
+
+const LEN: usize = 48 * 65_536;
+/// Writes [`LEN`] bytes with what a shell alone can do.
+const WRITE: &str = "i=0; while [ $i -lt 48 ]; do printf %065536d 0; i=$((i+1)); done";
+
+fn start(kernel: &std::path::Path, options: &[&str], script: &str) -> Child {
+    vsc()
+        .arg("--kernel")
+        .arg(kernel)
+        .args(["-o", "limits.stop_grace=500ms"])
+        .args(options)
+        .args(["--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Lets time pass: a reader that pauses is what these tests are about.
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[test]
+fn a_reader_that_pauses_longer_than_the_grace_period_gets_every_byte() {
+    let Some(kernel) = kernel() else { return };
+    let mut child = start(&kernel, &[], WRITE);
+    let mut stdout = child.stdout.take().unwrap();
+    pause(Duration::from_secs(3));
+    let mut bytes = Vec::new();
+    stdout.read_to_end(&mut bytes).unwrap();
+    assert_eq!((bytes.len(), child.wait().unwrap().code()), (LEN, Some(0)));
+}
+
+#[test]
+fn an_interrupt_that_the_command_handles_cuts_nothing_off() {
+    let Some(kernel) = kernel() else { return };
+    let script = format!("trap '{WRITE}; exit 3' INT; echo ready; while :; do sleep 1; done");
+    let mut child = start(&kernel, &[], &script);
+    let mut stdout = child.stdout.take().unwrap();
+    let mut line = [0; 6];
+    stdout.read_exact(&mut line).unwrap();
+    // SAFETY: a plain system call on our own child.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    pause(Duration::from_secs(2));
+    let mut bytes = Vec::new();
+    stdout.read_to_end(&mut bytes).unwrap();
+    assert_eq!((bytes.len(), child.wait().unwrap().code()), (LEN, Some(3)));
+}
+
+#[test]
+fn a_signal_or_the_time_limit_ends_the_wait_for_a_reader_and_says_so() {
+    let Some(kernel) = kernel() else { return };
+    for (options, signal, code) in [(vec!["--timeout", "3s"], None, 124), (vec![], Some(libc::SIGTERM), 143)] {
+        let mut child = start(&kernel, &options, WRITE);
+        // Nobody reads; the machine itself is done long before.
+        pause(Duration::from_secs(2));
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for its reader");
+        if let Some(signal) = signal {
+            // SAFETY: a plain system call on our own child.
+            assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        }
+        let start = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}

@@ -54,6 +54,8 @@ pub(crate) enum Ending {
     /// Kernel panic.
     Panicked {
         /// The kernel's message, if it was seen.
+        // `message` is the sentence, for every ending.
+        #[serde(rename = "panic")]
         message: Option<String>,
     },
     /// The guest hung: no life, sleep without end, or a fault that the machine does not survive.
@@ -75,7 +77,8 @@ pub(crate) enum Ending {
     Quit,
     /// The monitor failed.
     Failed {
-        /// What failed.
+        /// What failed; the sentence says no more.
+        #[serde(skip)]
         message: String,
     },
 }
@@ -85,7 +88,9 @@ impl Ending {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Exited { status } => *status,
-            Self::Signalled { signal } | Self::Interrupted { signal } => SIGNAL_BASE.saturating_add(*signal),
+            Self::Signalled { signal } | Self::Interrupted { signal } => {
+                SIGNAL_BASE.saturating_add(*signal)
+            }
             Self::NotExecuted { errno, .. } if *errno == libc::ENOENT => NOT_FOUND,
             Self::NotExecuted { .. } => CANNOT_EXECUTE,
             Self::PoweredOff | Self::Rebooted => 0,
@@ -101,15 +106,24 @@ impl Ending {
     /// A sentence for standard error; `None` where the exit code says it all.
     pub(crate) fn sentence(&self) -> Option<String> {
         Some(match self {
-            Self::Exited { .. } | Self::PoweredOff | Self::Rebooted | Self::Quit | Self::Interrupted { .. } => {
+            Self::Exited { .. }
+            | Self::PoweredOff
+            | Self::Rebooted
+            | Self::Quit
+            | Self::Interrupted { .. } => {
                 return None;
             }
             Self::Signalled { signal } => format!("the command was killed by signal {signal}"),
             Self::NotExecuted { errno, path } => {
-                format!("cannot execute {path:?} in the guest: {}", std::io::Error::from_raw_os_error(*errno))
+                format!(
+                    "cannot execute {path:?} in the guest: {}",
+                    std::io::Error::from_raw_os_error(*errno)
+                )
             }
             Self::NoStatus { how } => format!("{how} before the command's status came"),
-            Self::Panicked { message: Some(message) } => format!("the guest's kernel panicked: {message}"),
+            Self::Panicked {
+                message: Some(message),
+            } => format!("the guest's kernel panicked: {message}"),
             Self::Panicked { message: None } => "the guest's kernel panicked".into(),
             Self::Hung { diagnosis } => diagnosis.clone(),
             Self::TimedOut { seconds } => format!("the time limit of {seconds} s was reached"),
@@ -121,7 +135,11 @@ impl Ending {
     pub(crate) fn wants_console(&self) -> bool {
         matches!(
             self,
-            Self::NoStatus { .. } | Self::Panicked { .. } | Self::Hung { .. } | Self::TimedOut { .. } | Self::Failed { .. }
+            Self::NoStatus { .. }
+                | Self::Panicked { .. }
+                | Self::Hung { .. }
+                | Self::TimedOut { .. }
+                | Self::Failed { .. }
         )
     }
 
@@ -133,7 +151,9 @@ impl Ending {
         match &report.stop {
             Stop::Exit { status } => Self::Exited { status: *status },
             Stop::Panic => panicked(),
-            Stop::Reset | Stop::TripleFault { .. } | Stop::PowerOff if report.panic.is_some() => panicked(),
+            Stop::Reset | Stop::TripleFault { .. } | Stop::PowerOff if report.panic.is_some() => {
+                panicked()
+            }
             Stop::PowerOff if command => Self::NoStatus {
                 how: "the guest powered off".into(),
             },
@@ -145,10 +165,15 @@ impl Ending {
             Stop::Requested => Self::NoStatus {
                 how: "the machine was stopped".into(),
             },
-            Stop::TripleFault { .. } | Stop::Halted | Stop::NoLife | Stop::InternalError { .. } => Self::Hung {
-                diagnosis: super::diagnosis::explain(report),
-            },
-            Stop::Bug | Stop::FailEntry { .. } | Stop::VcpuError { .. } | Stop::Unexpected { .. } => Self::Failed {
+            Stop::TripleFault { .. } | Stop::Halted | Stop::NoLife | Stop::InternalError { .. } => {
+                Self::Hung {
+                    diagnosis: super::diagnosis::explain(report),
+                }
+            }
+            Stop::Bug
+            | Stop::FailEntry { .. }
+            | Stop::VcpuError { .. }
+            | Stop::Unexpected { .. } => Self::Failed {
                 message: super::diagnosis::explain(report),
             },
         }
@@ -178,18 +203,40 @@ mod tests {
             (Ending::Exited { status: 0 }, 0),
             (Ending::Exited { status: 255 }, 255),
             (Ending::Signalled { signal: 9 }, 137),
-            (Ending::NotExecuted { errno: libc::ENOENT, path: "x".into() }, 127),
-            (Ending::NotExecuted { errno: libc::EACCES, path: "x".into() }, 126),
+            (
+                Ending::NotExecuted {
+                    errno: libc::ENOENT,
+                    path: "x".into(),
+                },
+                127,
+            ),
+            (
+                Ending::NotExecuted {
+                    errno: libc::EACCES,
+                    path: "x".into(),
+                },
+                126,
+            ),
             (Ending::PoweredOff, 0),
             (Ending::Rebooted, 0),
             (Ending::NoStatus { how: "x".into() }, 122),
             (Ending::Panicked { message: None }, 120),
-            (Ending::Hung { diagnosis: "x".into() }, 121),
+            (
+                Ending::Hung {
+                    diagnosis: "x".into(),
+                },
+                121,
+            ),
             (Ending::TimedOut { seconds: 1.0 }, 124),
             (Ending::Interrupted { signal: 2 }, 130),
             (Ending::Interrupted { signal: 15 }, 143),
             (Ending::Quit, 130),
-            (Ending::Failed { message: "x".into() }, 125),
+            (
+                Ending::Failed {
+                    message: "x".into(),
+                },
+                125,
+            ),
         ] {
             assert_eq!(ending.code(), code, "{ending:?}");
         }
@@ -198,16 +245,35 @@ mod tests {
     #[test]
     fn a_reset_after_a_panic_is_a_panic() {
         let message = Some("Attempted to kill init!".to_owned());
-        for stop in [Stop::Reset, Stop::PowerOff, Stop::TripleFault { vcpu: 0 }, Stop::Panic] {
+        for stop in [
+            Stop::Reset,
+            Stop::PowerOff,
+            Stop::TripleFault { vcpu: 0 },
+            Stop::Panic,
+        ] {
             let ending = Ending::of_machine(&report(stop, message.as_deref()), true);
-            assert_eq!(ending, Ending::Panicked { message: message.clone() });
+            assert_eq!(
+                ending,
+                Ending::Panicked {
+                    message: message.clone()
+                }
+            );
         }
     }
 
     #[test]
     fn power_off_means_success_only_without_a_command() {
-        assert_eq!(Ending::of_machine(&report(Stop::PowerOff, None), false), Ending::PoweredOff);
-        assert_eq!(Ending::of_machine(&report(Stop::PowerOff, None), true).code(), NO_STATUS);
-        assert_eq!(Ending::of_machine(&report(Stop::Exit { status: 7 }, None), false).code(), 7);
+        assert_eq!(
+            Ending::of_machine(&report(Stop::PowerOff, None), false),
+            Ending::PoweredOff
+        );
+        assert_eq!(
+            Ending::of_machine(&report(Stop::PowerOff, None), true).code(),
+            NO_STATUS
+        );
+        assert_eq!(
+            Ending::of_machine(&report(Stop::Exit { status: 7 }, None), false).code(),
+            7
+        );
     }
 }

@@ -312,6 +312,51 @@ mod tests {
         );
         std::fs::remove_dir_all(&dir).unwrap();
     }
+    #[test]
+    fn no_ending_has_a_key_twice() {
+        let text = || "x".to_owned();
+        for ending in [
+            Ending::Exited { status: 1 },
+            Ending::Signalled { signal: 9 },
+            Ending::NotExecuted {
+                errno: 2,
+                path: text(),
+            },
+            Ending::PoweredOff,
+            Ending::Rebooted,
+            Ending::NoStatus { how: text() },
+            Ending::Panicked {
+                message: Some(text()),
+            },
+            Ending::Hung { diagnosis: text() },
+            Ending::TimedOut { seconds: 1.0 },
+            Ending::Interrupted { signal: 2 },
+            Ending::Quit,
+            Ending::Failed { message: text() },
+        ] {
+            let json = Summary::never_ran(ending.clone()).json();
+            // The keys of the object itself are those behind two spaces.
+            let mut keys: Vec<_> = json
+                .lines()
+                .filter_map(|l| l.strip_prefix("  \"")?.split_once("\":"))
+                .map(|(key, _)| key)
+                .collect();
+            assert!(
+                keys.contains(&"message") && keys.contains(&"outcome"),
+                "{json}"
+            );
+            let all = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), all, "{json}");
+            let told: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(
+                told["message"].as_str().map(str::to_owned),
+                ending.sentence()
+            );
+        }
+    }
+
     fn directory(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("vsc-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

@@ -1,17 +1,57 @@
 //! The two places this program writes to: standard error for people, standard output for what was asked for.
 //!
-//! Standard output belongs to the guest while one runs; only verbs that print their own answer use [`out`].
+//! Standard output belongs to the guest while one runs; only verbs that print their own answer use [`out`]. With
+//! `--json` a run says nothing on standard error but one object at its end, which has what would have been said.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+/// Nothing is said to people.
+static SILENT: AtomicBool = AtomicBool::new(false);
+/// What was said so far, as data.
+static KEPT: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+
+/// From now on nothing is said to people, only kept.
+pub(crate) fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// Takes what was said so far, for the result.
+pub(crate) fn kept() -> Vec<Value> {
+    std::mem::take(&mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Keeps a message in its form for programs; whoever calls says it to people.
+pub(crate) fn keep(message: Value) {
+    KEPT.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(message);
+}
 
 /// A line on standard error, `vsc-run: ` before it. A closed standard error is nobody's problem.
 pub(crate) fn err(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "vsc-run: {text}");
+    keep(serde_json::json!({ "message": text }));
+    err_unkept(text);
 }
 
-/// Text on standard error as it is.
+/// The same for what the result has in another place.
+pub(crate) fn err_unkept(text: &str) {
+    err_raw(&format!("vsc-run: {text}\n"));
+}
+
+/// Text on standard error as it is, for people only.
 pub(crate) fn err_raw(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    if !SILENT.load(Ordering::Relaxed) {
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+}
+
+/// A line on standard error for programs.
+pub(crate) fn json(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// The answer of a verb on standard output.

@@ -8,7 +8,7 @@ mod pty;
 use std::io::{BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{TempDir, expect_code, have_kvm, run, text, vsc};
@@ -337,4 +337,62 @@ fn a_job_that_continues_in_the_background_leaves_the_terminal_alone() {
     pty.expect("ended 130");
     pty.expect_code(&mut shell, 0);
     assert_eq!(pty.settings(), before);
+}
+
+/// The one line on standard error.
+#[track_caller]
+fn json(output: &Output) -> serde_json::Value {
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn with_json_standard_error_is_one_object_on_one_line() {
+    let dir = TempDir::new("json");
+    let scenario = dir.write("s.yaml", "guest: test=none\nbogus: 1\n");
+    let output = run(vsc().arg("--json").arg(scenario));
+    expect_code(&output, 125);
+    let told = json(&output);
+    assert_eq!(
+        (&told["outcome"], &told["exit_code"]),
+        (&"failed".into(), &125.into())
+    );
+    assert_eq!(told["messages"][0]["severity"], "error", "{told}");
+    assert!(
+        told["messages"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("bogus"),
+        "{told}"
+    );
+
+    let output = run(vsc().args(["--json", "--kernel", "/no/such", "--timing", "--", "true"]));
+    expect_code(&output, 125);
+    assert!(json(&output).to_string().contains("/no/such"));
+
+    if !have_kvm() {
+        return;
+    }
+    for (parameters, code) in [("test=none exit=3", 3), ("panic", 120), ("triple", 121)] {
+        let output = run(guest(parameters).args(["--json", "--timing"]));
+        expect_code(&output, code);
+        let told = json(&output);
+        assert_eq!(told["exit_code"], code);
+        assert!(told["timing_ms"]["end"].is_number());
+    }
+    let output = run(guest("test=none exit=3").args(["--json", "--result", "/no/such/place"]));
+    expect_code(&output, 125);
+    let told = json(&output);
+    assert_eq!(
+        (&told["outcome"], &told["exit_code"]),
+        (&"exited".into(), &125.into())
+    );
+    assert!(
+        told["messages"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("/no/such/place"),
+        "{told}"
+    );
 }

@@ -115,9 +115,12 @@ fn report(messages: &Diagnostics, common: &Common) {
     if records.is_empty() {
         return;
     }
+    for record in &records {
+        say::keep(serde_json::to_value(record).unwrap_or_default());
+    }
     if common.json {
-        for record in records {
-            say::err_raw(&(serde_json::to_string(&record).unwrap_or_default() + "\n"));
+        for record in &records {
+            say::err_raw(&(serde_json::to_string(record).unwrap_or_default() + "\n"));
         }
     } else if !common.quiet || messages.has_errors() {
         say::err_raw(&messages.render(std::io::stderr().is_terminal()));
@@ -126,6 +129,9 @@ fn report(messages: &Diagnostics, common: &Common) {
 
 pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
+    if common.json {
+        say::silence();
+    }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();
     if let Some(path) = file
@@ -141,11 +147,12 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     if let Some(name) =
         file.filter(|p| super::LATER.iter().any(|verb| p.as_os_str() == *verb) && !p.exists())
     {
-        say::err(&format!(
+        let message = format!(
             "the verb {} is not in this build yet (a scenario of that name is ./{0})",
             name.display()
-        ));
-        return OUR_ERROR;
+        );
+        say::err_unkept(&message);
+        return finish(Summary::failed(message), &args, common);
     }
     if let Some(timeout) = &args.timeout {
         layers.push(Layer::Flag(Override::flag(
@@ -162,7 +169,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
         Some(plan) => launch(plan, &args, common, started, parent),
         None => Summary::failed("the scenario has errors".into()),
     };
-    finish(&summary, &args, common)
+    finish(summary, &args, common)
 }
 
 /// Where kernels are kept in the form in which they can be mapped; nowhere when `VSC_CACHE=off`.
@@ -193,10 +200,14 @@ fn launch(
         kernel.cache = kernel_cache();
     }
     if let Err(e) = command::prepare(&plan.run, &mut plan.resources) {
-        say::err(&run::chain(&e));
+        let why = run::chain(&e);
+        say::err_unkept(&why);
         return match command::not_executable(&plan.run, &e) {
-            Some(ending) => Summary::never_ran(ending),
-            None => Summary::failed(run::chain(&e)),
+            Some(ending) => {
+                say::keep(serde_json::json!({ "message": why }));
+                Summary::never_ran(ending)
+            }
+            None => Summary::failed(why),
         };
     }
     let on_terminal =
@@ -248,7 +259,7 @@ fn launch(
         if summary.ending.wants_console() && !common.quiet {
             last_words(&summary, shown);
         }
-        say::err(&sentence);
+        say::err_unkept(&sentence);
     }
     summary
 }
@@ -257,7 +268,7 @@ fn launch(
 fn last_words(summary: &Summary, shown: bool) {
     let tail = summary.console_tail();
     if !shown && !tail.is_empty() {
-        say::err("the guest's last lines on its console:");
+        say::err_unkept("the guest's last lines on its console:");
         for line in tail {
             say::err_raw(&format!("  | {line}\n"));
         }
@@ -265,28 +276,34 @@ fn last_words(summary: &Summary, shown: bool) {
     if matches!(summary.ending, Ending::TimedOut { .. })
         && let Some(whereabouts) = summary.whereabouts()
     {
-        say::err(&whereabouts);
+        say::err_unkept(&whereabouts);
     }
 }
 
-fn finish(summary: &Summary, args: &RunArgs, common: &Common) -> u8 {
+fn finish(mut summary: Summary, args: &RunArgs, common: &Common) -> u8 {
     if args.timing {
-        say::err(&summary.timing());
+        say::err_unkept(&summary.timing());
     }
-    if common.json {
-        say::err_raw(&summary.json());
-    }
-    let mut code = summary.ending.code();
-    if let Some(path) = &args.result
+    tell(&mut summary, args.result.as_deref(), common.json)
+}
+
+/// Writes how a run ended for programs to read, and returns the exit code.
+pub(super) fn tell(summary: &mut Summary, file: Option<&Path>, json: bool) -> u8 {
+    summary.messages = say::kept();
+    if let Some(path) = file
         && let Err(e) = write_whole(path, &summary.json())
     {
         say::err(&format!(
             "cannot write the result file {}: {e}",
             path.display()
         ));
-        code = OUR_ERROR;
+        summary.messages.extend(say::kept());
+        summary.code = OUR_ERROR;
     }
-    code
+    if json {
+        say::json(&summary.json_line());
+    }
+    summary.code
 }
 
 /// Whether a file is an initrd: a cpio archive, plain or compressed, as the kernel recognises them

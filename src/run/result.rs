@@ -73,6 +73,10 @@ impl Moments {
 pub(crate) struct Summary {
     /// How it ended.
     pub ending: Ending,
+    /// What was said to people besides the ending's sentence, as data.
+    pub messages: Vec<serde_json::Value>,
+    /// The exit code: the ending's, or that of an error after it.
+    pub code: u8,
     report: Option<Report>,
     restarts: u32,
     moments: Moments,
@@ -85,6 +89,7 @@ struct Form<'a> {
     ending: &'a Ending,
     exit_code: u8,
     message: Option<String>,
+    messages: &'a [serde_json::Value],
     restarts: u32,
     stop: Option<&'a Stop>,
     timing_ms: serde_json::Map<String, serde_json::Value>,
@@ -99,7 +104,9 @@ impl Summary {
     /// A run that ended.
     pub(crate) fn new(ending: Ending, report: Report, restarts: u32, moments: Moments) -> Self {
         Self {
+            code: ending.code(),
             ending,
+            messages: Vec::new(),
             report: Some(report),
             restarts,
             moments,
@@ -114,7 +121,9 @@ impl Summary {
     /// The same, for another reason than a failure of ours.
     pub(crate) fn never_ran(ending: Ending) -> Self {
         Self {
+            code: ending.code(),
             ending,
+            messages: Vec::new(),
             report: None,
             restarts: 0,
             moments: Moments::default(),
@@ -131,13 +140,23 @@ impl Summary {
         self.report.as_ref().and_then(super::diagnosis::whereabouts)
     }
 
-    /// One JSON object.
+    /// The result file: one JSON object.
     pub(crate) fn json(&self) -> String {
+        serde_json::to_string_pretty(&self.form()).unwrap_or_default() + "\n"
+    }
+
+    /// The same on one line, without its end.
+    pub(crate) fn json_line(&self) -> String {
+        serde_json::to_string(&self.form()).unwrap_or_default()
+    }
+
+    fn form(&self) -> Form<'_> {
         let report = self.report.as_ref();
-        let form = Form {
+        Form {
             ending: &self.ending,
-            exit_code: self.ending.code(),
+            exit_code: self.code,
             message: self.ending.sentence(),
+            messages: &self.messages,
             restarts: self.restarts,
             stop: report.map(|r| &r.stop),
             timing_ms: self
@@ -159,8 +178,7 @@ impl Summary {
                 .collect(),
             vcpus: report.map(|r| r.vcpus.as_slice()),
             console_tail: self.console_tail(),
-        };
-        serde_json::to_string_pretty(&form).unwrap_or_default() + "\n"
+        }
     }
 
     /// The line of `--timing`.

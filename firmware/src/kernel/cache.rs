@@ -5,14 +5,21 @@
 //! before the guest touches its page. The user's own file is not mapped so, because a kernel that is rebuilt in place
 //! while its guest runs would change, or end, the guest.
 //!
-//! An entry is found by device, inode, size and times of the original, so that it is never stale; the oldest entries
-//! go when there are more than [`KEPT`]. What the file name says beside the key spares a search of the whole kernel.
+//! An entry is found by device, inode, size and times of the original, so that it is never stale, and by the boot of
+//! the host in which it was written. Within that boot the page cache holds what was written, whatever the disk has;
+//! after a power cut the file may be torn, so an entry of an earlier boot is not used. That costs one slow start for
+//! each kernel and boot, and saves an fsync(2), which next to a build of that kernel can take seconds.
+//!
+//! The oldest entries go when there are more than [`KEPT`], and with them what processes left that were killed while
+//! they wrote one. A directory or an entry that anybody else owns or can write is not used. What the file name says
+//! beside the key spares a search of the whole kernel.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Flavour, Kernel};
 
@@ -22,6 +29,10 @@ const KEPT: usize = 4;
 const SMALLEST: u64 = 2 << 20;
 /// Ending of an entry.
 const ENDING: &str = ".elf";
+/// Longest version that goes into a file name, bytes: with the key it must stay under the 255 of every file system.
+const VERSION_MAX: usize = 96;
+/// A random number that the host's kernel makes up at each boot (Documentation/admin-guide/sysctl/kernel.rst, random).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A directory of mappable kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,46 +53,49 @@ impl Cache {
     }
 
     fn find(&self, key: &str, path: &Path) -> Option<Kernel> {
-        let entry = fs::read_dir(&self.0).ok()?.flatten().find(|entry| {
-            entry.file_name().to_str().is_some_and(|name| name.starts_with(key))
-        })?;
-        let name = entry.file_name().into_string().ok()?;
-        // KEY_FLAVOUR_VERSION.elf
-        let (flavour, version) = name.strip_prefix(key)?.strip_suffix(ENDING)?.strip_prefix('_')?.split_once('_')?;
+        let names = fs::read_dir(&self.0).ok()?.flatten();
+        let name = names
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .find(|name| parts(name, key).is_some())?;
+        self.read(&name, key, path)
+    }
+
+    /// Opens the entry `name`.
+    fn read(&self, name: &str, key: &str, path: &Path) -> Option<Kernel> {
+        let (flavour, version) = parts(name, key)?;
         let flavour = match flavour {
             "stock" => Flavour::Stock,
             "cpl3" => Flavour::Cpl3,
             _ => return None,
         };
-        if !self.is_ours(&entry.path()) {
+        let entry = self.0.join(name);
+        if !self.is_private()
+            || !fs::symlink_metadata(&entry).is_ok_and(|m| m.is_file() && ours(&m))
+        {
             return None;
         }
-        let kernel = Kernel::open(entry.path()).ok()?;
+        let kernel = Kernel::open(entry).ok()?;
         let version = (!version.is_empty()).then(|| version.to_owned());
         Some(kernel.known_as(path, flavour, version))
     }
 
-    /// Nobody else can have written it, nor can now.
-    fn is_ours(&self, entry: &Path) -> bool {
-        let Ok(me) = fs::metadata("/proc/self").map(|m| m.uid()) else {
-            return false;
-        };
-        let private = |m: fs::Metadata, kind: bool| kind && m.uid() == me && m.mode() & 0o022 == 0;
-        let entry = fs::symlink_metadata(entry).is_ok_and(|m| {
-            let file = m.is_file();
-            private(m, file)
-        });
-        entry
-            && fs::metadata(&self.0).is_ok_and(|m| {
-                let dir = m.is_dir();
-                private(m, dir)
-            })
+    /// Nobody else can have put something into it, nor can now.
+    fn is_private(&self) -> bool {
+        fs::metadata(&self.0).is_ok_and(|m| m.is_dir() && ours(&m))
     }
 
     fn add(&self, key: &str, path: &Path) -> Option<Kernel> {
         let kernel = Kernel::open(path).ok()?;
         let extent = kernel.extent()?;
         if extent.end - extent.start < SMALLEST {
+            return None;
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .ok()?;
+        if !self.is_private() {
             return None;
         }
         let flavour = match kernel.flavour().ok()? {
@@ -92,27 +106,59 @@ impl Cache {
         };
         let version = kernel.version().unwrap_or_default();
         let safe = |c: char| c.is_ascii_alphanumeric() || ".+~-_".contains(c);
-        let version = if version.chars().all(safe) { version } else { "" };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).ok()?;
-        let temporary = self.0.join(format!(".{key}.{}", std::process::id()));
-        let target = self.0.join(format!("{key}_{flavour}_{version}{ENDING}"));
-        let written = write(&kernel, &temporary).and_then(|()| fs::rename(&temporary, &target));
+        let fits = version.len() <= VERSION_MAX && version.chars().all(safe);
+        let name = format!(
+            "{key}_{flavour}_{}{ENDING}",
+            if fits { version } else { "" }
+        );
+        let (file, temporary) = self.temporary(key).ok()?;
+        let written =
+            write(&kernel, file).and_then(|()| fs::rename(&temporary, self.0.join(&name)));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
             return None;
         }
-        self.forget_old(&target);
-        self.find(key, path)
+        self.clean(&name);
+        self.read(&name, key, path)
     }
 
-    fn forget_old(&self, newest: &Path) {
-        let mut entries: Vec<_> = fs::read_dir(&self.0)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|e| e.path() != newest && e.file_name().to_string_lossy().ends_with(ENDING))
-            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-            .collect();
+    /// A new file `.KEY.PID.N`.
+    fn temporary(&self, key: &str) -> io::Result<(File, PathBuf)> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = self.0.join(format!(".{key}.{}.{n}", std::process::id()));
+            match File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o400)
+                .open(&path)
+            {
+                Ok(file) => return Ok((file, path)),
+                // Left by an earlier process of the same number.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Removes all but the newest entries, and what dead processes left. A process of another PID namespace counts as
+    /// dead: it then finds its file gone, and loads its kernel the other way.
+    fn clean(&self, newest: &str) {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if writer(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = fs::remove_file(entry.path());
+            } else if name != newest
+                && name.ends_with(ENDING)
+                && let Ok(modified) = entry.metadata().and_then(|m| m.modified())
+            {
+                entries.push((modified, entry.path()));
+            }
+        }
         entries.sort();
         let surplus = (entries.len() + 1).saturating_sub(KEPT);
         for (_, path) in entries.into_iter().take(surplus) {
@@ -122,11 +168,34 @@ impl Cache {
     }
 }
 
-/// What tells one file, in one state, from all others.
+/// Owned by this user, and writable by nobody else.
+fn ours(m: &fs::Metadata) -> bool {
+    let me = fs::metadata("/proc/self").map(|m| m.uid());
+    me.is_ok_and(|me| m.uid() == me) && m.mode() & 0o022 == 0
+}
+
+/// Flavour and version in an entry's name, `KEY_FLAVOUR_VERSION.elf`, if it has this key.
+fn parts<'a>(name: &'a str, key: &str) -> Option<(&'a str, &'a str)> {
+    name.strip_prefix(key)?
+        .strip_suffix(ENDING)?
+        .strip_prefix('_')?
+        .split_once('_')
+}
+
+/// The process in a temporary's name, `.KEY.PID.N`.
+fn writer(name: &str) -> Option<u32> {
+    let (rest, n) = name.strip_prefix('.')?.rsplit_once('.')?;
+    n.parse::<u32>().ok()?;
+    rest.rsplit_once('.')?.1.parse().ok()
+}
+
+/// What tells one file, in one state and seen in this boot of the host, from all others.
 fn key(path: &Path) -> io::Result<String> {
     let m = fs::metadata(path)?;
+    let boot = fs::read_to_string(BOOT_ID)?;
     Ok(format!(
-        "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
+        "{}-{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
+        boot.trim().replace('-', ""),
         m.dev(),
         m.ino(),
         m.size(),
@@ -137,8 +206,7 @@ fn key(path: &Path) -> io::Result<String> {
     ))
 }
 
-fn write(kernel: &Kernel, path: &Path) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o400).open(path)?;
+fn write(kernel: &Kernel, mut file: File) -> io::Result<()> {
     kernel
         .with_elf(|elf, _, bytes| {
             let end = usize::try_from(elf.file_end()).unwrap_or(usize::MAX);

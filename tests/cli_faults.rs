@@ -396,3 +396,31 @@ fn with_json_standard_error_is_one_object_on_one_line() {
         "{told}"
     );
 }
+
+#[test]
+fn mistakes_on_the_command_line_are_a_result_too() {
+    let dir = TempDir::new("mistake");
+    let result = dir.path("r.json");
+    let output = run(vsc().args(["--nonsense", "--result"]).arg(&result));
+    expect_code(&output, 125);
+    let told = told(&result).unwrap();
+    assert_eq!(
+        (&told["outcome"], &told["exit_code"]),
+        (&"failed".into(), &125.into())
+    );
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("'--nonsense'"), "{message}");
+    assert!(
+        text(&output.stderr).contains("Usage:"),
+        "people read more than one sentence"
+    );
+
+    let output = run(vsc().args(["--json", "a.yaml", "b.yaml"]));
+    expect_code(&output, 125);
+    assert!(
+        json(&output)["message"]
+            .as_str()
+            .unwrap()
+            .contains("b.yaml")
+    );
+}

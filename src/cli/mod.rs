@@ -1,10 +1,12 @@
 //! `vsc-run`: one table of verbs and options feeds parsing and `--help`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::run::result::Summary;
 use crate::run::signals::Parent;
 
 mod attach;
@@ -137,15 +139,73 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(words)
 }
 
+/// Says what is wrong with the command line; where it asked for a result, that says so too.
+fn mistake(words: &[OsString], error: &clap::Error) -> u8 {
+    let wanted = Wanted::of(words);
+    if !wanted.json {
+        let _ = error.print();
+    }
+    let text = error.render().to_string();
+    // Tips and usage come after an empty line.
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let message = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let message = message
+        .strip_prefix("error: ")
+        .unwrap_or(&message)
+        .to_owned();
+    run::tell(
+        &mut Summary::failed(message),
+        wanted.result.as_deref(),
+        wanted.json,
+    )
+}
+
+/// What of a command line that clap does not understand can be understood all the same.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    result: Option<PathBuf>,
+    json: bool,
+}
+
+impl Wanted {
+    fn of(words: &[OsString]) -> Self {
+        let mut wanted = Self::default();
+        let mut words = words
+            .iter()
+            .skip(1)
+            .take_while(|word| *word != "--")
+            .peekable();
+        while let Some(word) = words.next() {
+            if VERBS.iter().any(|verb| word == verb) {
+                // Verbs have no result, and their --json is about their answer.
+                return Self::default();
+            }
+            if word == "--json" {
+                wanted.json = true;
+            } else if word == "--result" {
+                wanted.result = words
+                    .next_if(|file| !file.as_bytes().starts_with(b"-"))
+                    .map(PathBuf::from);
+            } else if let Some(file) = word.as_bytes().strip_prefix(b"--result=") {
+                wanted.result = Some(OsStr::from_bytes(file).into());
+            }
+        }
+        wanted
+    }
+}
+
 /// Parses, runs, and returns the exit code.
 pub(crate) fn main(parent: Parent) -> u8 {
     let words: Vec<OsString> = std::env::args_os().collect();
     let cli = match parse(&words) {
         Ok(cli) => cli,
         Err(e) => {
-            // clap's own printing: help and version go to standard output, mistakes to standard error.
+            if e.use_stderr() {
+                return mistake(&words, &e);
+            }
+            // clap's own printing: help and version go to standard output.
             let _ = e.print();
-            return if e.use_stderr() { crate::FAILED } else { 0 };
+            return 0;
         }
     };
     match cli.verb {
@@ -168,6 +228,26 @@ pub(crate) fn main(parent: Parent) -> u8 {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_result_is_found_among_mistakes() {
+        for (line, result, json) in [
+            ("--nonsense --result r.json", Some("r.json"), false),
+            ("--result=r.json -q -v --json", Some("r.json"), true),
+            ("--result a --result b", Some("b"), false),
+            ("--result --nonsense", None, false),
+            ("--nonsense -- --json --result r", None, false),
+            ("doctor --json --result r", None, false),
+        ] {
+            let words: Vec<OsString> = ["vsc-run"]
+                .into_iter()
+                .chain(line.split(' '))
+                .map(Into::into)
+                .collect();
+            let result = result.map(PathBuf::from);
+            assert_eq!(Wanted::of(&words), Wanted { result, json }, "{line}");
+        }
+    }
 
     #[test]
     fn the_table_is_sound_and_its_verbs_are_listed() {

@@ -101,7 +101,13 @@ pub(super) fn run(args: ImageArgs, common: &Common) -> u8 {
             say::err_raw(&format!("{line}\n"));
         }
     }
-    let kernel = built.kernel_version.map_or_else(|| "any kernel".into(), |v| format!("kernel {v}"));
-    say::out(&format!("{} ({} bytes) for {kernel}\n", args.output.display(), built.bytes.len()));
+    let kernel = built
+        .kernel_version
+        .map_or_else(|| "any kernel".into(), |v| format!("kernel {v}"));
+    say::out(&format!(
+        "{} ({} bytes) for {kernel}\n",
+        args.output.display(),
+        built.bytes.len()
+    ));
     0
 }

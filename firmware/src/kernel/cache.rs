@@ -48,7 +48,7 @@ impl Cache {
     /// unknown one, no room, a directory that others can write): [`Kernel::open`] then says what is wrong, or does it
     /// the other way.
     pub fn open(&self, path: &Path) -> Option<Kernel> {
-        let key = key(path).ok()?;
+        let key = key_of(path).ok()?;
         self.find(&key, path).or_else(|| self.add(&key, path))
     }
 
@@ -112,9 +112,12 @@ impl Cache {
             if fits { version } else { "" }
         );
         let (file, temporary) = self.temporary(key).ok()?;
-        let written =
-            write(&kernel, file).and_then(|()| fs::rename(&temporary, self.0.join(&name)));
-        if written.is_err() {
+        // The original may have been written to meanwhile; then nobody knows what this is.
+        let same = || key_of(path).is_ok_and(|now| now == key);
+        let written = write(&kernel, file).is_ok()
+            && same()
+            && fs::rename(&temporary, self.0.join(&name)).is_ok();
+        if !written {
             let _ = fs::remove_file(&temporary);
             return None;
         }
@@ -190,7 +193,7 @@ fn writer(name: &str) -> Option<u32> {
 }
 
 /// What tells one file, in one state and seen in this boot of the host, from all others.
-fn key(path: &Path) -> io::Result<String> {
+fn key_of(path: &Path) -> io::Result<String> {
     let m = fs::metadata(path)?;
     let boot = fs::read_to_string(BOOT_ID)?;
     Ok(format!(

@@ -14,14 +14,21 @@ use common::{TempDir, expect_code, finish, kernel, run, text, vsc};
 /// `vsc-run --kernel K … -- sh -c SCRIPT`.
 fn script(kernel: &Path, options: &[&str], script: &str) -> Command {
     let mut command = vsc();
-    command.arg("--kernel").arg(kernel).args(options).args(["--", "sh", "-c", script]);
+    command
+        .arg("--kernel")
+        .arg(kernel)
+        .args(options)
+        .args(["--", "sh", "-c", script]);
     command
 }
 
 #[test]
 fn a_command_runs_without_any_file_and_its_output_is_all_there_is() {
     let Some(kernel) = kernel() else { return };
-    let output = run(vsc().arg("--kernel").arg(&kernel).args(["--", "uname", "-s"]));
+    let output = run(vsc()
+        .arg("--kernel")
+        .arg(&kernel)
+        .args(["--", "uname", "-s"]));
     expect_code(&output, 0);
     assert_eq!(text(&output.stdout), "Linux\n");
     assert_eq!(text(&output.stderr), "");
@@ -42,7 +49,10 @@ fn an_installed_kernel_is_found() {
 fn every_status_and_signal_comes_out() {
     let Some(kernel) = kernel() else { return };
     for status in [0, 1, 7, 125, 255] {
-        expect_code(&run(&mut script(&kernel, &[], &format!("exit {status}"))), status);
+        expect_code(
+            &run(&mut script(&kernel, &[], &format!("exit {status}"))),
+            status,
+        );
     }
     for signal in [1, 9, 15] {
         let output = run(&mut script(&kernel, &[], &format!("kill -{signal} $$")));
@@ -54,17 +64,30 @@ fn every_status_and_signal_comes_out() {
 #[test]
 fn a_command_that_cannot_be_executed_says_so() {
     let Some(kernel) = kernel() else { return };
-    for (command, code) in [("/no/such/program", 127), ("no-such-program-here", 127), ("/etc/passwd", 126), ("/etc", 126)] {
+    for (command, code) in [
+        ("/no/such/program", 127),
+        ("no-such-program-here", 127),
+        ("/etc/passwd", 126),
+        ("/etc", 126),
+    ] {
         let output = run(vsc().arg("--kernel").arg(&kernel).args(["--", command]));
         expect_code(&output, code);
-        assert!(text(&output.stderr).contains(command), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains(command),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
 #[test]
 fn streams_stay_apart_and_keep_every_byte() {
     let Some(kernel) = kernel() else { return };
-    let output = run(&mut script(&kernel, &[], "printf 'a\\000\\377\\r\\n'; printf 'b\\033' >&2"));
+    let output = run(&mut script(
+        &kernel,
+        &[],
+        "printf 'a\\000\\377\\r\\n'; printf 'b\\033' >&2",
+    ));
     expect_code(&output, 0);
     assert_eq!(output.stdout, b"a\0\xff\r\n");
     assert_eq!(output.stderr, b"b\x1b");
@@ -123,13 +146,26 @@ fn arguments_environment_directory_and_stdin_arrive_as_given() {
     );
     let mut child = vsc()
         .arg(&scenario)
-        .args(["--", "sh", "-c", "pwd; echo \"$WORD|${#LONG}|$1|$2\"; read line; echo \"$line\"", "sh", "a b", "-- ro=\"1\""])
+        .args([
+            "--",
+            "sh",
+            "-c",
+            "pwd; echo \"$WORD|${#LONG}|$1|$2\"; read line; echo \"$line\"",
+            "sh",
+            "a b",
+            "-- ro=\"1\"",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(b"line of input\n").unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"line of input\n")
+        .unwrap();
     let output = finish(child);
     expect_code(&output, 0);
     let expected = "/tmp\ntwo words; $HOME|20000|a b|-- ro=\"1\"\nline of input\n";
@@ -140,7 +176,11 @@ fn arguments_environment_directory_and_stdin_arrive_as_given() {
 fn the_time_limit_ends_a_command_and_shows_the_console() {
     let Some(kernel) = kernel() else { return };
     let start = Instant::now();
-    let output = run(&mut script(&kernel, &["--timeout", "3s"], "while :; do :; done"));
+    let output = run(&mut script(
+        &kernel,
+        &["--timeout", "3s"],
+        "while :; do :; done",
+    ));
     expect_code(&output, 124);
     assert!(start.elapsed() < Duration::from_secs(15));
     assert!(text(&output.stderr).contains("time limit of 3 s"));
@@ -155,15 +195,28 @@ fn a_kernel_panic_is_told_as_one() {
     trailer.extend([b'0'; 8 * 11]);
     trailer.extend(b"0000000B00000000TRAILER!!!\0\0\0\0");
     let initrd = dir.write("initrd", trailer);
-    let output = run(vsc().arg("--kernel").arg(&kernel).arg("--initrd").arg(&initrd).args(["-o", "kernel.cmdline=quiet"]));
+    let output = run(vsc()
+        .arg("--kernel")
+        .arg(&kernel)
+        .arg("--initrd")
+        .arg(&initrd)
+        .args(["-o", "kernel.cmdline=quiet"]));
     expect_code(&output, 120);
-    assert!(text(&output.stderr).contains("kernel panicked: "), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("kernel panicked: "),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn a_command_that_crashes_the_machine_has_no_status() {
     let Some(kernel) = kernel() else { return };
-    let output = run(&mut script(&kernel, &[], "echo b > /proc/sysrq-trigger; sleep 30"));
+    let output = run(&mut script(
+        &kernel,
+        &[],
+        "echo b > /proc/sysrq-trigger; sleep 30",
+    ));
     expect_code(&output, 122);
 }
 
@@ -171,9 +224,18 @@ fn a_command_that_crashes_the_machine_has_no_status() {
 fn sigint_reaches_the_command_and_a_second_one_insists() {
     let Some(kernel) = kernel() else { return };
     let start = |body: &str| {
-        let mut child = script(&kernel, &[], body).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = script(&kernel, &[], body)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = [0; 6];
-        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
         assert_eq!(&line, b"ready\n");
         child
     };
@@ -188,7 +250,12 @@ fn sigint_reaches_the_command_and_a_second_one_insists() {
     let mut child = start("trap 'echo again' INT; echo ready; while :; do sleep 1; done");
     kill(&child, libc::SIGINT);
     let mut line = [0; 6];
-    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut line)
+        .unwrap();
     kill(&child, libc::SIGINT);
     expect_code(&finish(child), 130);
 
@@ -215,8 +282,14 @@ fn named_ports_are_files_in_the_guest() {
                 case $name in org.example.*) echo \"this is $name\" > /dev/${n##*/};; esac; done";
     let output = run(vsc().arg(&scenario).args(["--", "sh", "-c", body]));
     expect_code(&output, 0);
-    assert_eq!(std::fs::read_to_string(&one).unwrap(), "this is org.example.one\n");
-    assert_eq!(std::fs::read_to_string(&two).unwrap(), "this is org.example.two\n");
+    assert_eq!(
+        std::fs::read_to_string(&one).unwrap(),
+        "this is org.example.one\n"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&two).unwrap(),
+        "this is org.example.two\n"
+    );
 }
 
 #[test]
@@ -240,7 +313,10 @@ fn disks_and_vcpus_are_what_linux_finds() {
     let mut lines = said.lines();
     assert_eq!(lines.next(), Some("my-serial 6144"));
     let total: u64 = lines.next().unwrap().parse().unwrap();
-    assert!((250_000..=300 * 1024).contains(&total), "MemTotal {total} kB of 300 MiB");
+    assert!(
+        (250_000..=300 * 1024).contains(&total),
+        "MemTotal {total} kB of 300 MiB"
+    );
 }
 
 #[test]
@@ -248,7 +324,10 @@ fn more_disks_than_interrupt_lines_all_work() {
     let Some(kernel) = kernel() else { return };
     const DISKS: usize = 24;
     let dir = TempDir::new("many-disks");
-    let mut yaml = format!("kernel: {}\nroot: {{device: none}}\ndisks:\n", kernel.display());
+    let mut yaml = format!(
+        "kernel: {}\nroot: {{device: none}}\ndisks:\n",
+        kernel.display()
+    );
     for n in 0..DISKS {
         let image = dir.write(&format!("{n}.img"), format!("{n:<511}\n").repeat(128));
         yaml += &format!("  - {{path: {}, id: serial-{n}}}\n", image.display());
@@ -256,7 +335,9 @@ fn more_disks_than_interrupt_lines_all_work() {
     let scenario = dir.write("s.yaml", yaml);
     // Every disk is read, so every line must bring interrupts, shared or not.
     let body = "for d in /dev/vd?; do read s < /sys/block/${d#/dev/}/serial; read n rest < $d; echo $s $n; done";
-    let output = run(vsc().arg(&scenario).args(["--timeout", "30s", "--", "sh", "-c", body]));
+    let output = run(vsc()
+        .arg(&scenario)
+        .args(["--timeout", "30s", "--", "sh", "-c", body]));
     expect_code(&output, 0);
     let expected: String = (0..DISKS).map(|n| format!("serial-{n} {n}\n")).collect();
     assert_eq!(text(&output.stdout), expected);

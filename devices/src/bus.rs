@@ -138,7 +138,10 @@ mod tests {
         let mut data = [0; 4];
         assert!(bus.read(0x1c, &mut data));
         assert_eq!(data, [1, 2, 3, 4]);
-        assert!(!bus.read(0x1e, &mut data), "an access across two devices belongs to neither");
+        assert!(
+            !bus.read(0x1e, &mut data),
+            "an access across two devices belongs to neither"
+        );
         assert_eq!(data, [0xff; 4]);
         assert!(!bus.write(0x0f, &[0]));
         assert!(!bus.read(u64::MAX, &mut data));
@@ -148,10 +151,31 @@ mod tests {
     fn overlapping_and_empty_ranges_are_refused() {
         let mut bus = Bus::new();
         bus.insert(0x10, 16, ram()).unwrap();
-        assert_eq!(bus.insert(0x1f, 1, ram()), Err(BusError::Overlap { base: 0x1f, last: 0x1f }));
-        assert_eq!(bus.insert(0, 0x100, ram()), Err(BusError::Overlap { base: 0, last: 0xff }));
-        assert_eq!(bus.insert(0, 0, ram()), Err(BusError::BadRange { base: 0, len: 0 }));
-        assert_eq!(bus.insert(2, u64::MAX, ram()), Err(BusError::BadRange { base: 2, len: u64::MAX }));
+        assert_eq!(
+            bus.insert(0x1f, 1, ram()),
+            Err(BusError::Overlap {
+                base: 0x1f,
+                last: 0x1f
+            })
+        );
+        assert_eq!(
+            bus.insert(0, 0x100, ram()),
+            Err(BusError::Overlap {
+                base: 0,
+                last: 0xff
+            })
+        );
+        assert_eq!(
+            bus.insert(0, 0, ram()),
+            Err(BusError::BadRange { base: 0, len: 0 })
+        );
+        assert_eq!(
+            bus.insert(2, u64::MAX, ram()),
+            Err(BusError::BadRange {
+                base: 2,
+                len: u64::MAX
+            })
+        );
         bus.insert(0x20, 1, ram()).unwrap();
         bus.insert(0, 0x10, ram()).unwrap();
     }

@@ -74,10 +74,16 @@ pub struct ExitCounters {
 impl ExitCounters {
     /// All exits to this process.
     pub fn total(&self) -> u64 {
-        [&self.port_in, &self.port_out, &self.mmio_read, &self.mmio_write, &self.other]
-            .into_iter()
-            .map(Counter::get)
-            .sum()
+        [
+            &self.port_in,
+            &self.port_out,
+            &self.mmio_read,
+            &self.mmio_write,
+            &self.other,
+        ]
+        .into_iter()
+        .map(Counter::get)
+        .sum()
     }
 }
 

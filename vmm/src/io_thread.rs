@@ -47,7 +47,8 @@ impl IoThread {
     /// # Errors
     /// [`IoThreadError`].
     pub fn spawn(index: u32, control: Arc<Control>) -> Result<Self, IoThreadError> {
-        let mut manager = EventManager::<Worker>::new_with_capacity(32).map_err(|e| IoThreadError::Loop(e.to_string()))?;
+        let mut manager = EventManager::<Worker>::new_with_capacity(32)
+            .map_err(|e| IoThreadError::Loop(e.to_string()))?;
         let handle = manager.remote_endpoint();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
@@ -55,7 +56,10 @@ impl IoThread {
             .spawn({
                 let stop = stop.clone();
                 move || {
-                    let mut guard = Guard { control, ended: false };
+                    let mut guard = Guard {
+                        control,
+                        ended: false,
+                    };
                     while !stop.load(Ordering::Acquire) {
                         // An error of epoll_wait other than EINTR, which the manager hides, is a broken process.
                         if manager.run().is_err() {

@@ -10,9 +10,9 @@
 //! message that the patch prints.
 
 mod bzimage;
+pub mod cache;
 mod decompress;
 mod elf;
-pub mod cache;
 mod error;
 mod load;
 mod lz4;
@@ -32,8 +32,8 @@ use elf::{Elf, Notes};
 use linux_loader::bootparam::setup_header;
 use load::Packed;
 use source::Source;
-use std::ops::Range;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -291,7 +291,9 @@ impl Kernel {
     /// The guest-physical range that [`Kernel::load`] will fill, where the file tells it: `start..end`.
     pub fn extent(&self) -> Option<Range<u64>> {
         match &self.form {
-            Form::Elf(elf, _) | Form::Compressed(_, elf) | Form::BzImage(_, Some(elf)) => Some(elf.start()..elf.end()),
+            Form::Elf(elf, _) | Form::Compressed(_, elf) | Form::BzImage(_, Some(elf)) => {
+                Some(elf.start()..elf.end())
+            }
             Form::BzImage(_, None) => None,
         }
     }

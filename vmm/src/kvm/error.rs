@@ -40,7 +40,9 @@ pub enum KvmError {
         max: u32,
     },
     /// The host cannot show SVM or VMX to a guest.
-    #[error("Nested virtualization is not available: the host's KVM shows neither SVM nor VMX to guests")]
+    #[error(
+        "Nested virtualization is not available: the host's KVM shows neither SVM nor VMX to guests"
+    )]
     NoNested,
 }
 

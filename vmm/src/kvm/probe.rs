@@ -64,12 +64,19 @@ impl Host {
         } else {
             HostKind::Hardware
         };
-        Self { kind, missing: None }
+        Self {
+            kind,
+            missing: None,
+        }
     }
 
     /// Opens `/dev/kvm` and classifies.
     pub fn probe() -> Self {
-        let open = std::fs::File::options().read(true).write(true).open("/dev/kvm").map(drop);
+        let open = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .map(drop);
         Self::classify(Path::new("/"), open)
     }
 
@@ -119,7 +126,9 @@ impl Missing {
             Self::NotPermitted => "no KVM: /dev/kvm may not be opened by this user".into(),
             Self::NoDriver => "no KVM: /dev/kvm has no driver behind it".into(),
             Self::Busy => "no KVM: another hypervisor holds the processor's virtualization".into(),
-            Self::Other(errno) => format!("no KVM: /dev/kvm: {}", io::Error::from_raw_os_error(errno)),
+            Self::Other(errno) => {
+                format!("no KVM: /dev/kvm: {}", io::Error::from_raw_os_error(errno))
+            }
         }
     }
 
@@ -181,7 +190,8 @@ impl Capabilities {
     /// # Errors
     /// [`KvmError::Open`].
     pub fn of(device: &Path) -> Result<Self, KvmError> {
-        let path = CString::new(device.as_os_str().as_bytes()).map_err(|e| KvmError::Open(e.into()))?;
+        let path =
+            CString::new(device.as_os_str().as_bytes()).map_err(|e| KvmError::Open(e.into()))?;
         let open = |e: kvm_ioctls::Error| KvmError::Open(io::Error::from_raw_os_error(e.errno()));
         let kvm = Kvm::new_with_path(path).map_err(open)?;
         let lacking = |caps: &[(Cap, &str)]| {
@@ -214,7 +224,11 @@ mod tests {
     use super::*;
 
     fn root(modules: &[&str]) -> std::path::PathBuf {
-        let root = std::env::temp_dir().join(format!("vsc-probe-{}-{}", std::process::id(), modules.join("-")));
+        let root = std::env::temp_dir().join(format!(
+            "vsc-probe-{}-{}",
+            std::process::id(),
+            modules.join("-")
+        ));
         for module in modules {
             std::fs::create_dir_all(root.join("sys/module").join(module)).unwrap();
         }
@@ -260,6 +274,9 @@ mod tests {
         assert_eq!(capabilities.api_version, -1);
         assert_eq!(capabilities.lacks.len(), NEEDED.len());
         assert!(!capabilities.suffice());
-        assert!(matches!(Capabilities::of(Path::new("/dev/no-such-node")), Err(KvmError::Open(_))));
+        assert!(matches!(
+            Capabilities::of(Path::new("/dev/no-such-node")),
+            Err(KvmError::Open(_))
+        ));
     }
 }

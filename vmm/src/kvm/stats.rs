@@ -33,7 +33,8 @@ impl VcpuStats {
         let bad = || io::Error::from(io::ErrorKind::InvalidData);
         let mut header = [0u8; 24];
         self.0.read_exact_at(&mut header, 0)?;
-        let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+        let word =
+            |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
         let (name_size, count, desc_at, data_at) = (word(4), word(8), word(16), word(20));
         if name_size > SANE || count > SANE {
             return Err(bad());
@@ -50,8 +51,12 @@ impl VcpuStats {
             let offset = u32::from_ne_bytes([d[8], d[9], d[10], d[11]]);
             let name = d[16..].split(|&b| b == 0).next().unwrap_or_default();
             let mut value = [0u8; 8];
-            self.0.read_exact_at(&mut value, u64::from(data_at) + u64::from(offset))?;
-            counters.push((String::from_utf8_lossy(name).into_owned(), u64::from_ne_bytes(value)));
+            self.0
+                .read_exact_at(&mut value, u64::from(data_at) + u64::from(offset))?;
+            counters.push((
+                String::from_utf8_lossy(name).into_owned(),
+                u64::from_ne_bytes(value),
+            ));
         }
         Ok(counters)
     }

@@ -5,7 +5,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_msr_entry, kvm_run,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs,
+    kvm_msr_entry, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vsc_firmware::boot::CpuStart;
@@ -50,10 +51,17 @@ impl KvmVcpu {
     /// # Errors
     /// [`KvmError`] naming the call.
     pub fn start_at(&self, start: &CpuStart) -> Result<(), KvmError> {
-        let mut sregs = self.fd.get_sregs().map_err(KvmError::vcpu("KVM_GET_SREGS", self.index))?;
+        let mut sregs = self
+            .fd
+            .get_sregs()
+            .map_err(KvmError::vcpu("KVM_GET_SREGS", self.index))?;
         regs::apply(&mut sregs, start);
-        self.fd.set_sregs(&sregs).map_err(KvmError::vcpu("KVM_SET_SREGS", self.index))?;
-        self.fd.set_regs(&regs::regs(start)).map_err(KvmError::vcpu("KVM_SET_REGS", self.index))
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(KvmError::vcpu("KVM_SET_SREGS", self.index))?;
+        self.fd
+            .set_regs(&regs::regs(start))
+            .map_err(KvmError::vcpu("KVM_SET_REGS", self.index))
     }
 
     /// Opens KVM's counters of this vCPU, where the kernel (5.14 and later) has them.
@@ -97,10 +105,13 @@ impl RunVcpu for KvmVcpu {
         let shared = self.shared();
         // Valid only in the exits that say so; read through the pointer because the exit borrows the vCPU.
         // SAFETY: the page is mapped as long as `self`; KVM writes it only inside KVM_RUN.
-        let io_size = || usize::from(unsafe { shared.as_ref().__bindgen_anon_1.io.size }).clamp(1, 4);
+        let io_size =
+            || usize::from(unsafe { shared.as_ref().__bindgen_anon_1.io.size }).clamp(1, 4);
         let exit = match self.fd.run() {
             Ok(exit) => exit,
-            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => return Ok(Exit::Interrupted),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Ok(Exit::Interrupted);
+            }
             Err(e) => return Err(std::io::Error::from_raw_os_error(e.errno())),
         };
         Ok(match exit {
@@ -126,8 +137,14 @@ impl RunVcpu for KvmVcpu {
                 let failure = unsafe { shared.as_ref().__bindgen_anon_1.emulation_failure };
                 // SAFETY: plain integers, any value is valid.
                 let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-                let known = failure.suberror == EMULATION && failure.ndata > 0 && failure.flags & HAS_INSTRUCTION != 0;
-                let len = if known { usize::from(bytes.insn_size).min(bytes.insn_bytes.len()) } else { 0 };
+                let known = failure.suberror == EMULATION
+                    && failure.ndata > 0
+                    && failure.flags & HAS_INSTRUCTION != 0;
+                let len = if known {
+                    usize::from(bytes.insn_size).min(bytes.insn_bytes.len())
+                } else {
+                    0
+                };
                 Exit::InternalError {
                     suberror: failure.suberror,
                     instruction: bytes.insn_bytes[..len].to_vec(),

@@ -132,6 +132,12 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     if common.json {
         say::silence();
     }
+    if common.host_root != Path::new("/") {
+        let message =
+            "a run is on this host, not on a directory (--host-root); check and explain take one";
+        say::err_unkept(message);
+        return finish(Summary::failed(message.into()), &args, common);
+    }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();
     if let Some(path) = file

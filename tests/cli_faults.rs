@@ -5,13 +5,14 @@ mod common;
 #[path = "common/pty.rs"]
 mod pty;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{TempDir, expect_code, have_kvm, run, text, vsc};
+use common::{TempDir, expect_code, have_kvm, kernel, run, text, vsc};
 use pty::Pty;
 
 /// The built-in guest, told what to do.
@@ -443,4 +444,25 @@ fn a_run_on_another_root_is_refused() {
         text(&output.stderr)
     );
     assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn words_of_a_command_are_bytes() {
+    let Some(kernel) = kernel() else { return };
+    let word = OsStr::from_bytes(b"a\xff\xfeb");
+    let output = run(vsc()
+        .arg("--kernel")
+        .arg(&kernel)
+        .args(["--", "busybox", "printf", "%s"])
+        .arg(word));
+    expect_code(&output, 0);
+    assert_eq!(output.stdout, word.as_bytes());
+    // A program that is not there is named as far as it can be.
+    let output = run(vsc()
+        .arg("--kernel")
+        .arg(&kernel)
+        .args(["--json", "--"])
+        .arg(word));
+    expect_code(&output, 127);
+    assert_eq!(json(&output)["outcome"], "not-executed");
 }

@@ -1,5 +1,6 @@
 //! `vsc-run [SCENARIO] [-- CMD [ARG…]]`: the main job.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub(super) struct RunArgs {
     timing: bool,
     /// The command to run in the guest.
     #[arg(last = true, value_name = "CMD")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// Options that stand for keys.
@@ -169,7 +170,12 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     }
     layers.extend(args.keys.overrides());
     if !args.command.is_empty() {
-        layers.push(Layer::Command(args.command.clone()));
+        // Only messages show these; the command gets its words as they are.
+        let shown = args
+            .command
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned());
+        layers.push(Layer::Command(shown.collect()));
     }
     let summary = match compile(Source { file, layers }, common) {
         Some(plan) => launch(plan, &args, common, started, parent),
@@ -205,7 +211,7 @@ fn launch(
     if let Payload::Kernel(kernel) = &mut plan.resources.payload {
         kernel.cache = kernel_cache();
     }
-    if let Err(e) = command::prepare(&plan.run, &mut plan.resources) {
+    if let Err(e) = command::prepare(&plan.run, &args.command, &mut plan.resources) {
         let why = run::chain(&e);
         say::err_unkept(&why);
         return match command::not_executable(&plan.run, &e) {

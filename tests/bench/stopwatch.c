@@ -58,12 +58,18 @@ static void memory(pid_t pid, long guest_kib) {
     if (!file)
         die(path);
     long size = 0, value, rss = 0, anon = 0, guest = 0;
+    int ours = 0, of_guest = 0;
     while (fgets(line, sizeof line, file)) {
-        if (sscanf(line, "Size: %ld kB", &value) == 1)
+        // vsc-run's guest memory is pieces of its memfd and of the kernel in its cache; others' is one large mapping.
+        long from, to;
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            ours = strstr(line, "/memfd:vsc:") || strstr(line, "/vsc/kernels/");
+        if (sscanf(line, "Size: %ld kB", &value) == 1) {
             size = value;
-        else if (sscanf(line, "Rss: %ld kB", &value) == 1)
-            *(size >= guest_kib / 2 ? &guest : &rss) += value;
-        else if (sscanf(line, "Anonymous: %ld kB", &value) == 1 && size < guest_kib / 2)
+            of_guest = ours || size >= guest_kib / 2;
+        } else if (sscanf(line, "Rss: %ld kB", &value) == 1)
+            *(of_guest ? &guest : &rss) += value;
+        else if (sscanf(line, "Anonymous: %ld kB", &value) == 1 && !of_guest)
             anon += value;
     }
     fclose(file);

@@ -27,6 +27,8 @@ use super::{Flavour, Kernel};
 const KEPT: usize = 4;
 /// Kernels smaller than this are not worth a file, bytes.
 const SMALLEST: u64 = 2 << 20;
+/// A compressed file smaller than this does not hold such a kernel, bytes.
+const SMALLEST_FILE: u64 = SMALLEST / 8;
 /// Ending of an entry.
 const ENDING: &str = ".elf";
 /// Longest version that goes into a file name, bytes: with the key it must stay under the 255 of every file system.
@@ -48,6 +50,9 @@ impl Cache {
     /// unknown one, no room, a directory that others can write): [`Kernel::open`] then says what is wrong, or does it
     /// the other way.
     pub fn open(&self, path: &Path) -> Option<Kernel> {
+        if fs::metadata(path).ok()?.len() < SMALLEST_FILE {
+            return None;
+        }
         let key = key_of(path).ok()?;
         self.find(&key, path).or_else(|| self.add(&key, path))
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,10 +55,8 @@ impl ConsoleLog {
     /// Of open(2); `InvalidInput` for a pipe, a socket, a block device: a log must neither wait for a reader nor lose
     /// what a slow one leaves.
     pub fn with_file(path: &Path) -> io::Result<Self> {
-        // Non-blocking, so that a pipe without a reader is an error. Regular files and most character devices do not
-        // look at it; a terminal that is held up (Ctrl-S) loses output rather than stopping the guest, and the error
-        // tells of it.
-        let file = OpenOptions::new()
+        // Non-blocking, so that a pipe without a reader is an error. Regular files do not look at it.
+        let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
@@ -67,6 +66,13 @@ impl ConsoleLog {
         if !kind.is_file() && !kind.is_char_device() {
             let why = "it is neither a regular file nor a terminal";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if kind.is_char_device() {
+            // A terminal that is slower than the guest is waited for, not left out.
+            file = OpenOptions::new()
+                .append(true)
+                .custom_flags(libc::O_NOCTTY)
+                .open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         }
         let log = Self::new();
         log.lock().file = Some(LogFile {

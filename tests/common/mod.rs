@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The program under test.
 pub fn vsc() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vsc-run"));
-    // The machine dies with the thread that started it; a test must not end before its child does.
+    // The machine dies with the process that started it; a test must not end before its child does.
     command
         .stdin(Stdio::null())
         .env("VSC_KERNELS", kernels_dir());

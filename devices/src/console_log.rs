@@ -55,17 +55,25 @@ impl ConsoleLog {
     /// Of open(2); `InvalidInput` for a pipe, a socket, a block device: a log must neither wait for a reader nor lose
     /// what a slow one leaves.
     pub fn with_file(path: &Path) -> io::Result<Self> {
+        let refused = || {
+            let why = "it is neither a regular file nor a terminal";
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        };
         // Non-blocking, so that a pipe without a reader is an error. Regular files do not look at it.
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
+            .open(path)
+            .map_err(|e| match e.raw_os_error() {
+                // What open(2) says of a pipe without a reader, and of a socket.
+                Some(libc::ENXIO) => refused(),
+                _ => e,
+            })?;
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_char_device() {
-            let why = "it is neither a regular file nor a terminal";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            return Err(refused());
         }
         if kind.is_char_device() {
             // A terminal that is slower than the guest is waited for, not left out.
@@ -385,9 +393,10 @@ mod tests {
         assert!(status.unwrap().success());
         let (done, opened) = std::sync::mpsc::channel();
         let path = fifo.clone();
-        std::thread::spawn(move || done.send(ConsoleLog::with_file(&path).is_err()));
+        std::thread::spawn(move || done.send(ConsoleLog::with_file(&path).err().map(|e| e.kind())));
         let refused = opened.recv_timeout(std::time::Duration::from_secs(10));
-        assert_eq!(refused, Ok(true), "it must not wait for a reader");
+        let expected = Ok(Some(io::ErrorKind::InvalidInput));
+        assert_eq!(refused, expected, "it must not wait for a reader");
         // Also with a reader: one that is slow would stop the guest.
         let _reader = OpenOptions::new()
             .read(true)

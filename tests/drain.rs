@@ -61,7 +61,10 @@ fn an_interrupt_that_the_command_handles_cuts_nothing_off() {
 #[test]
 fn a_signal_or_the_time_limit_ends_the_wait_for_a_reader_and_says_so() {
     let Some(kernel) = kernel() else { return };
-    for (options, signal, code) in [(vec!["--timeout", "3s"], None, 124), (vec![], Some(libc::SIGTERM), 143)] {
+    for (options, signal, code) in [
+        (vec!["--timeout", "3s"], None, 124),
+        (vec![], Some(libc::SIGTERM), 143),
+    ] {
         let mut child = start(&kernel, &options, WRITE);
         // Nobody reads; the machine itself is done long before.
         pause(Duration::from_secs(2));

@@ -13,7 +13,12 @@ const LONG: u64 = 1 << 10;
 /// Explains a stop that is neither a power off nor a reset.
 pub(crate) fn explain(report: &Report) -> String {
     let place = |vcpu: u32| {
-        report.vcpus.get(vcpu as usize).copied().flatten().map_or_else(String::new, |s| format!(" {}", locate(&s)))
+        report
+            .vcpus
+            .get(vcpu as usize)
+            .copied()
+            .flatten()
+            .map_or_else(String::new, |s| format!(" {}", locate(&s)))
     };
     match &report.stop {
         Stop::TripleFault { vcpu } => format!(
@@ -25,26 +30,42 @@ pub(crate) fn explain(report: &Report) -> String {
             place(0)
         ),
         Stop::NoLife => no_life(report),
-        Stop::InternalError { vcpu, suberror: 1, instruction } => format!(
+        Stop::InternalError {
+            vcpu,
+            suberror: 1,
+            instruction,
+        } => format!(
             "KVM cannot emulate an instruction on vCPU {vcpu}{}: {}{}",
             place(*vcpu),
             hex(instruction),
             emulation_hint()
         ),
         Stop::InternalError { vcpu, suberror, .. } => {
-            format!("KVM gave up on vCPU {vcpu}{} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror})", place(*vcpu))
+            format!(
+                "KVM gave up on vCPU {vcpu}{} (KVM_EXIT_INTERNAL_ERROR, suberror {suberror})",
+                place(*vcpu)
+            )
         }
         Stop::FailEntry { vcpu, reason } => {
-            format!("the processor refused to run vCPU {vcpu}{}: hardware entry failure {reason:#x}", place(*vcpu))
+            format!(
+                "the processor refused to run vCPU {vcpu}{}: hardware entry failure {reason:#x}",
+                place(*vcpu)
+            )
         }
         Stop::VcpuError { vcpu, errno } => format!(
             "KVM_RUN failed on vCPU {vcpu}{}: {}",
             place(*vcpu),
             std::io::Error::from_raw_os_error(*errno)
         ),
-        Stop::Unexpected { vcpu, what } => format!("vCPU {vcpu} stopped for {what}{}", place(*vcpu)),
-        Stop::Bug => "a thread of the monitor failed; this is a bug of vsc, please report it".into(),
-        Stop::PowerOff | Stop::Reset | Stop::Exit { .. } | Stop::Panic | Stop::Requested => "the machine ended".into(),
+        Stop::Unexpected { vcpu, what } => {
+            format!("vCPU {vcpu} stopped for {what}{}", place(*vcpu))
+        }
+        Stop::Bug => {
+            "a thread of the monitor failed; this is a bug of vsc, please report it".into()
+        }
+        Stop::PowerOff | Stop::Reset | Stop::Exit { .. } | Stop::Panic | Stop::Requested => {
+            "the machine ended".into()
+        }
     }
 }
 
@@ -57,9 +78,16 @@ pub(crate) fn whereabouts(report: &Report) -> Option<String> {
 fn no_life(report: &Report) -> String {
     let what = match report.vcpus.first().copied().flatten() {
         None => "its first vCPU does not answer".to_owned(),
-        Some(s) if s.sleep == Sleep::Halted => format!("vCPU 0 sleeps in hlt, waiting for an interrupt, {}", locate(&s)),
+        Some(s) if s.sleep == Sleep::Halted => format!(
+            "vCPU 0 sleeps in hlt, waiting for an interrupt, {}",
+            locate(&s)
+        ),
         Some(s) if report.exits == 0 => {
-            format!("vCPU 0 has made no exit at all and is {}{}", locate(&s), emulation_hint())
+            format!(
+                "vCPU 0 has made no exit at all and is {}{}",
+                locate(&s),
+                emulation_hint()
+            )
         }
         Some(s) => format!("vCPU 0 runs {}", locate(&s)),
     };
@@ -72,14 +100,21 @@ fn locate(s: &CpuSnapshot) -> String {
         (_, 0) => "32-bit mode",
         _ => "64-bit mode",
     };
-    format!("at rip {:#x} ({mode}, CPL {}, cr3 {:#x}, rflags {:#x})", s.rip, s.cpl, s.cr3, s.rflags)
+    format!(
+        "at rip {:#x} ({mode}, CPL {}, cr3 {:#x}, rflags {:#x})",
+        s.rip, s.cpl, s.cr3, s.rflags
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "its bytes are not known".into();
     }
-    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn emulation_hint() -> &'static str {
@@ -124,14 +159,37 @@ mod tests {
             Stop::TripleFault { vcpu: 0 },
             Stop::Halted,
             Stop::NoLife,
-            Stop::InternalError { vcpu: 0, suberror: 1, instruction: vec![0x0f, 0xc7] },
-            Stop::FailEntry { vcpu: 0, reason: 0x8000_0021 },
-            Stop::VcpuError { vcpu: 0, errno: libc::EFAULT },
+            Stop::InternalError {
+                vcpu: 0,
+                suberror: 1,
+                instruction: vec![0x0f, 0xc7],
+            },
+            Stop::FailEntry {
+                vcpu: 0,
+                reason: 0x8000_0021,
+            },
+            Stop::VcpuError {
+                vcpu: 0,
+                errno: libc::EFAULT,
+            },
         ] {
             let text = explain(&report(stop.clone(), 5));
-            assert!(text.contains("rip 0xffffffff81000000 (64-bit mode, CPL 0"), "{stop:?}: {text}");
+            assert!(
+                text.contains("rip 0xffffffff81000000 (64-bit mode, CPL 0"),
+                "{stop:?}: {text}"
+            );
         }
-        assert!(explain(&report(Stop::InternalError { vcpu: 0, suberror: 1, instruction: vec![0x0f, 0xc7] }, 5)).contains("0f c7"));
+        assert!(
+            explain(&report(
+                Stop::InternalError {
+                    vcpu: 0,
+                    suberror: 1,
+                    instruction: vec![0x0f, 0xc7]
+                },
+                5
+            ))
+            .contains("0f c7")
+        );
         assert!(explain(&report(Stop::NoLife, 0)).contains("no exit at all"));
     }
 }

@@ -109,7 +109,10 @@ impl Control {
 
     /// Why, once it is.
     pub fn reason(&self) -> Option<Stop> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Ends every wait of a device for its host's reader: what that has not taken is lost from now on.

@@ -63,8 +63,10 @@ pub fn create(name: &str, size: u64) -> Result<Memory, MemoryError> {
     let mut offset = 0;
     let mut regions = Vec::with_capacity(2);
     for (start, len) in ranges(size) {
-        let region = map(&file, offset, len).map_err(|source| MemoryError::Map { size: len, source })?;
-        let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or(MemoryError::Size(size))?;
+        let region =
+            map(&file, offset, len).map_err(|source| MemoryError::Map { size: len, source })?;
+        let region =
+            GuestRegionMmap::new(region, GuestAddress(start)).ok_or(MemoryError::Size(size))?;
         regions.push(region);
         offset += len;
     }
@@ -83,13 +85,22 @@ pub(crate) fn overlay(memory: &Memory, file: &File, piece: &Piece) -> io::Result
     if !piece.phys.is_multiple_of(0x1000) || !piece.len.is_multiple_of(0x1000) {
         return Err(invalid());
     }
-    let slice = memory.get_slice(GuestAddress(piece.phys), len).map_err(io::Error::other)?;
+    let slice = memory
+        .get_slice(GuestAddress(piece.phys), len)
+        .map_err(io::Error::other)?;
     let host = slice.ptr_guard_mut().as_ptr();
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
     // SAFETY: the range is whole pages inside a mapping of guest memory, which stays as long and as large as it was
     // and goes with the region; no vCPU or device uses it yet.
     let mapped = unsafe {
-        libc::mmap(host.cast(), len, libc::PROT_READ | libc::PROT_WRITE, flags, file.as_raw_fd(), offset)
+        libc::mmap(
+            host.cast(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            file.as_raw_fd(),
+            offset,
+        )
     };
     if mapped == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -135,7 +146,10 @@ struct Filler(*mut libc::c_void, usize);
 
 impl Filler {
     fn new(address: usize, len: usize) -> Option<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
         // SAFETY: with NOREPLACE the call maps only what nothing else occupies.
         let filler = unsafe { libc::mmap(address as *mut _, len, libc::PROT_NONE, flags, -1, 0) };
         (filler != libc::MAP_FAILED).then_some(Self(filler, len))
@@ -154,7 +168,9 @@ fn map(
     offset: u64,
     len: u64,
 ) -> Result<vm_memory::MmapRegion<()>, vm_memory::mmap::MmapRegionError> {
-    let fd = file.try_clone().map_err(vm_memory::mmap::MmapRegionError::Mmap)?;
+    let fd = file
+        .try_clone()
+        .map_err(vm_memory::mmap::MmapRegionError::Mmap)?;
     let size = len as usize;
     let file = FileOffset::new(File::from(fd), offset);
     let build = || {
@@ -210,17 +226,26 @@ mod tests {
     fn memory_below_the_hole_is_one_range_and_above_it_two() {
         assert_eq!(ranges(1 << 20), [(0, 1 << 20)]);
         assert_eq!(ranges(LOW_RAM_END), [(0, LOW_RAM_END)]);
-        assert_eq!(ranges(LOW_RAM_END + 4096), [(0, LOW_RAM_END), (HIGH_RAM, 4096)]);
+        assert_eq!(
+            ranges(LOW_RAM_END + 4096),
+            [(0, LOW_RAM_END), (HIGH_RAM, 4096)]
+        );
     }
 
     #[test]
     fn both_ranges_are_backed_by_different_bytes() {
         let memory = create("test", LOW_RAM_END + 8192).unwrap();
         memory.write_obj(0x11u8, GuestAddress(4095)).unwrap();
-        memory.write_obj(0x22u8, GuestAddress(HIGH_RAM + 4095)).unwrap();
+        memory
+            .write_obj(0x22u8, GuestAddress(HIGH_RAM + 4095))
+            .unwrap();
         assert_eq!(memory.read_obj::<u8>(GuestAddress(4095)).unwrap(), 0x11);
         assert!(memory.write_obj(1u8, GuestAddress(LOW_RAM_END)).is_err());
-        assert!(memory.write_obj(1u8, GuestAddress(HIGH_RAM + 8192)).is_err());
+        assert!(
+            memory
+                .write_obj(1u8, GuestAddress(HIGH_RAM + 8192))
+                .is_err()
+        );
         assert_eq!(memory.num_regions(), 2);
     }
 

@@ -132,7 +132,8 @@ impl VcpuThread {
     /// # Errors
     /// The system's reason when there is no thread to be had.
     pub fn spawn(mut vcpu: Box<dyn RunVcpu>, shared: Arc<Shared>) -> io::Result<Self> {
-        register_signal_handler(kick_signal(), on_kick).map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+        register_signal_handler(kick_signal(), on_kick)
+            .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
         let mailbox = Arc::new(Mailbox {
             asked: AtomicU32::new(0),
             answer: Mutex::new(Answer {
@@ -142,17 +143,24 @@ impl VcpuThread {
             ended: AtomicBool::new(false),
         });
         let counters = Arc::new(ExitCounters::default());
-        let thread = std::thread::Builder::new().name(format!("vcpu{}", vcpu.index())).spawn({
-            let (mailbox, counters) = (mailbox.clone(), counters.clone());
-            move || {
-                accept_kicks();
-                let mut guard = Guard { control: shared.control.clone(), mailbox, stop: None, bug: true };
-                guard.stop = run(vcpu.as_mut(), &shared, &guard.mailbox, &counters);
-                guard.bug = false;
-                // The interrupter goes before the vCPU does.
-                guard.mailbox.close();
-            }
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{}", vcpu.index()))
+            .spawn({
+                let (mailbox, counters) = (mailbox.clone(), counters.clone());
+                move || {
+                    accept_kicks();
+                    let mut guard = Guard {
+                        control: shared.control.clone(),
+                        mailbox,
+                        stop: None,
+                        bug: true,
+                    };
+                    guard.stop = run(vcpu.as_mut(), &shared, &guard.mailbox, &counters);
+                    guard.bug = false;
+                    // The interrupter goes before the vCPU does.
+                    guard.mailbox.close();
+                }
+            })?;
         Ok(Self {
             thread: Some(thread),
             mailbox,
@@ -187,7 +195,10 @@ impl VcpuThread {
 
     /// The registers of the moment when the vCPU ended; `None` while it runs.
     pub fn last(&self) -> Option<CpuSnapshot> {
-        self.mailbox.lock().snapshot.filter(|_| self.mailbox.ended.load(Ordering::Acquire))
+        self.mailbox
+            .lock()
+            .snapshot
+            .filter(|_| self.mailbox.ended.load(Ordering::Acquire))
     }
 
     /// Waits for the thread after [`Control::stop`].
@@ -245,7 +256,12 @@ impl Mailbox {
 }
 
 /// The loop. Returns why the machine must stop, or `None` when it was told to.
-fn run(vcpu: &mut dyn RunVcpu, shared: &Shared, mailbox: &Mailbox, counters: &ExitCounters) -> Option<Stop> {
+fn run(
+    vcpu: &mut dyn RunVcpu,
+    shared: &Shared,
+    mailbox: &Mailbox,
+    counters: &ExitCounters,
+) -> Option<Stop> {
     let index = vcpu.index();
     let stop = loop {
         if shared.control.stopping() {
@@ -253,7 +269,12 @@ fn run(vcpu: &mut dyn RunVcpu, shared: &Shared, mailbox: &Mailbox, counters: &Ex
         }
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(source) => break Some(Stop::VcpuError { vcpu: index, errno: source.raw_os_error().unwrap_or(0) }),
+            Err(source) => {
+                break Some(Stop::VcpuError {
+                    vcpu: index,
+                    errno: source.raw_os_error().unwrap_or(0),
+                });
+            }
         };
         match exit {
             Exit::PortIn { port, size, data } => {
@@ -288,11 +309,28 @@ fn run(vcpu: &mut dyn RunVcpu, shared: &Shared, mailbox: &Mailbox, counters: &Ex
             }
             Exit::Halt => break Some(Stop::Halted),
             Exit::Shutdown => break Some(Stop::TripleFault { vcpu: index }),
-            Exit::InternalError { suberror, instruction } => {
-                break Some(Stop::InternalError { vcpu: index, suberror, instruction });
+            Exit::InternalError {
+                suberror,
+                instruction,
+            } => {
+                break Some(Stop::InternalError {
+                    vcpu: index,
+                    suberror,
+                    instruction,
+                });
             }
-            Exit::FailEntry(reason) => break Some(Stop::FailEntry { vcpu: index, reason }),
-            Exit::Unexpected(what) => break Some(Stop::Unexpected { vcpu: index, what: what.into() }),
+            Exit::FailEntry(reason) => {
+                break Some(Stop::FailEntry {
+                    vcpu: index,
+                    reason,
+                });
+            }
+            Exit::Unexpected(what) => {
+                break Some(Stop::Unexpected {
+                    vcpu: index,
+                    what: what.into(),
+                });
+            }
         }
     };
     let snapshot = vcpu.snapshot();

@@ -94,7 +94,10 @@ pub struct Report {
 }
 
 impl Vm {
-    #[allow(clippy::too_many_arguments, reason = "one caller, the builder, and each part is a different thing")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one caller, the builder, and each part is a different thing"
+    )]
     pub(crate) fn new(
         waiting: Vec<KvmVcpu>,
         shared: Arc<Shared>,
@@ -176,7 +179,14 @@ impl Vm {
             return None;
         }
         let deadline = self.life_deadline().filter(|_| !self.look.alive);
-        [self.look.next, deadline, self.look.panicked.map(|t| t + AFTER_PANIC)].into_iter().flatten().min()
+        [
+            self.look.next,
+            deadline,
+            self.look.panicked.map(|t| t + AFTER_PANIC),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn watch_panic(&mut self, now: Instant, control: &Control) {
@@ -194,7 +204,11 @@ impl Vm {
 
     fn watch_life(&mut self, now: Instant, control: &Control) {
         if !self.look.alive {
-            self.look.alive = self.console.total() > 0 || self.counters.iter().any(|(_, c)| c.snapshot().activations > 0);
+            self.look.alive = self.console.total() > 0
+                || self
+                    .counters
+                    .iter()
+                    .any(|(_, c)| c.snapshot().activations > 0);
         }
         if !self.look.alive && self.life_deadline().is_some_and(|at| now >= at) {
             control.stop(Stop::NoLife);
@@ -206,7 +220,9 @@ impl Vm {
     fn watch_sleep(&mut self, control: &Control) -> Duration {
         if let Some(asked) = self.look.asked.take() {
             let asleep = |(thread, question): (&VcpuThread, Question)| {
-                thread.answer(question).is_some_and(|s| matches!(s.sleep, Sleep::Forever | Sleep::NotStarted))
+                thread
+                    .answer(question)
+                    .is_some_and(|s| matches!(s.sleep, Sleep::Forever | Sleep::NotStarted))
             };
             if self.threads.iter().zip(asked).all(asleep) {
                 control.stop(Stop::Halted);
@@ -293,10 +309,19 @@ impl Vm {
             vcpus: self.threads.iter().map(VcpuThread::last).collect(),
             exits: self.exits(),
             kvm: self.kvm_counters(),
-            devices: self.counters.iter().map(|(name, c)| (name.clone(), c.snapshot())).collect(),
+            devices: self
+                .counters
+                .iter()
+                .map(|(name, c)| (name.clone(), c.snapshot()))
+                .collect(),
             alive,
             panic: self.console.panic(),
-            console_tail: self.console.last_lines(20).iter().map(|line| printable(line)).collect(),
+            console_tail: self
+                .console
+                .last_lines(20)
+                .iter()
+                .map(|line| printable(line))
+                .collect(),
         }
     }
 
@@ -337,7 +362,10 @@ fn printable(line: &str) -> String {
         .flat_map(|c| {
             let harmless = !c.is_control() || c == '\t';
             let escaped = (!harmless).then(|| c.escape_default());
-            harmless.then_some(c).into_iter().chain(escaped.into_iter().flatten())
+            harmless
+                .then_some(c)
+                .into_iter()
+                .chain(escaped.into_iter().flatten())
         })
         .collect()
 }

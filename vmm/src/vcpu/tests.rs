@@ -39,10 +39,18 @@ impl RunVcpu for Scripted {
     fn run(&mut self) -> io::Result<Exit<'_>> {
         self.log.lock().unwrap().push(self.data.to_vec());
         match self.script.pop_front() {
-            Some(Step::In(port, size, len)) => Ok(Exit::PortIn { port, size, data: &mut self.data[..len] }),
+            Some(Step::In(port, size, len)) => Ok(Exit::PortIn {
+                port,
+                size,
+                data: &mut self.data[..len],
+            }),
             Some(Step::Out(port, size, bytes)) => {
                 self.data[..bytes.len()].copy_from_slice(&bytes);
-                Ok(Exit::PortOut { port, size, data: &self.data[..bytes.len()] })
+                Ok(Exit::PortOut {
+                    port,
+                    size,
+                    data: &self.data[..bytes.len()],
+                })
             }
             Some(Step::Shutdown) => Ok(Exit::Shutdown),
             Some(Step::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
@@ -57,7 +65,16 @@ impl RunVcpu for Scripted {
         }
     }
     fn snapshot(&self) -> CpuSnapshot {
-        CpuSnapshot { rip: 0x1234, rsp: 0, rflags: 2, cr0: 1, cr3: 0, efer: 0, cpl: 0, sleep: Sleep::Running }
+        CpuSnapshot {
+            rip: 0x1234,
+            rsp: 0,
+            rflags: 2,
+            cr0: 1,
+            cr3: 0,
+            efer: 0,
+            cpl: 0,
+            sleep: Sleep::Running,
+        }
     }
 }
 
@@ -87,8 +104,15 @@ struct Rig {
 fn start(script: Vec<Step>) -> Rig {
     let control = Arc::new(Control::new().unwrap());
     let mut ports = Bus::new();
-    ports.insert(0x60, 4, Arc::new(Mutex::new(Port(0, control.clone())))).unwrap();
-    let shared = Shared { ports, mmio: Bus::new(), ioapic: None, control: control.clone() };
+    ports
+        .insert(0x60, 4, Arc::new(Mutex::new(Port(0, control.clone()))))
+        .unwrap();
+    let shared = Shared {
+        ports,
+        mmio: Bus::new(),
+        ioapic: None,
+        control: control.clone(),
+    };
     let log = Arc::new(Mutex::new(Vec::new()));
     let vcpu = Scripted {
         script: script.into(),
@@ -97,7 +121,11 @@ fn start(script: Vec<Step>) -> Rig {
         log: log.clone(),
     };
     let thread = VcpuThread::spawn(Box::new(vcpu), Arc::new(shared)).unwrap();
-    Rig { control, thread, log }
+    Rig {
+        control,
+        thread,
+        log,
+    }
 }
 
 fn stopped(rig: &mut Rig) -> Option<Stop> {
@@ -114,14 +142,24 @@ fn string_port_reads_are_split_into_accesses() {
     let mut rig = start(vec![Step::In(0x60, 2, 6), Step::Shutdown]);
     assert_eq!(stopped(&mut rig), Some(Stop::TripleFault { vcpu: 3 }));
     assert_eq!(rig.log.lock().unwrap()[1], [1, 2, 3, 4, 5, 6, 0, 0]);
-    assert_eq!((rig.thread.counters.port_in.get(), rig.thread.counters.total()), (1, 1));
+    assert_eq!(
+        (
+            rig.thread.counters.port_in.get(),
+            rig.thread.counters.total()
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
 fn a_reset_ends_the_loop_before_the_next_instruction() {
     let mut rig = start(vec![Step::Out(0x60, 1, vec![0xfe]), Step::Shutdown]);
     assert_eq!(stopped(&mut rig), Some(Stop::Reset));
-    assert_eq!(rig.log.lock().unwrap().len(), 1, "the guest was not entered again");
+    assert_eq!(
+        rig.log.lock().unwrap().len(),
+        1,
+        "the guest was not entered again"
+    );
 }
 
 #[test]
@@ -142,7 +180,11 @@ fn a_running_vcpu_answers_questions_and_stops_when_told() {
     rig.control.stop(Stop::Requested);
     rig.thread.join();
     assert_eq!(rig.control.reason(), Some(Stop::Requested));
-    assert_eq!(rig.thread.last().map(|s| s.rip), Some(0x1234), "the last state is kept");
+    assert_eq!(
+        rig.thread.last().map(|s| s.rip),
+        Some(0x1234),
+        "the last state is kept"
+    );
 }
 
 #[test]
@@ -162,5 +204,11 @@ fn kicks_arrive_although_the_parent_blocked_their_signal() {
 #[test]
 fn a_vcpu_that_cannot_run_is_named() {
     let mut rig = start(vec![Step::Fail(libc::EFAULT)]);
-    assert_eq!(stopped(&mut rig), Some(Stop::VcpuError { vcpu: 3, errno: libc::EFAULT }));
+    assert_eq!(
+        stopped(&mut rig),
+        Some(Stop::VcpuError {
+            vcpu: 3,
+            errno: libc::EFAULT
+        })
+    );
 }

@@ -73,8 +73,12 @@ fn cpl3_kernel() {
 #[test]
 fn kernels_of_this_host() {
     let named = std::env::var_os("VSC_TEST_KERNEL").map(PathBuf::from);
-    let installed = std::fs::read_dir("/boot")
+    let package =
+        std::env::var_os("VSC_TEST_KERNEL_PACKAGE").map(|p| PathBuf::from(p).join("boot"));
+    let installed = [Some("/boot".into()), package]
         .into_iter()
+        .flatten()
+        .flat_map(std::fs::read_dir)
         .flatten()
         .flatten()
         .map(|entry| entry.path());
@@ -84,7 +88,9 @@ fn kernels_of_this_host() {
     });
     let kernels: Vec<_> = named.into_iter().chain(installed).collect();
     if kernels.is_empty() {
-        common::skip("neither $VSC_TEST_KERNEL nor /boot/vmlinuz*");
+        common::skip(
+            "neither $VSC_TEST_KERNEL nor a vmlinuz* in /boot or $VSC_TEST_KERNEL_PACKAGE",
+        );
     }
     for path in kernels {
         let kernel = Kernel::open(&path).unwrap();

@@ -237,10 +237,7 @@ fn with_empty_machine(
     load: impl FnOnce() -> Result<Loaded, BuildError>,
 ) -> Result<(EmptyMachine, Loaded), BuildError> {
     let create = || EmptyMachine::create().map_err(no_kvm);
-    if kernel
-        .extent()
-        .is_none_or(|e| e.end - e.start < memory::HUGE)
-    {
+    if kernel.loaded_len() < memory::HUGE {
         return Ok((create()?, load()?));
     }
     std::thread::scope(|scope| {
@@ -262,7 +259,7 @@ fn load_kernel(
 ) -> Result<Loaded, BuildError> {
     let extent = kernel
         .extent()
-        .filter(|e| e.end <= low_end && e.end - e.start >= memory::HUGE);
+        .filter(|e| e.end <= low_end && kernel.loaded_len() >= memory::HUGE);
     let mut mapped = false;
     if let Some(extent) = extent {
         mapped = kernel.is_cached() && map_pieces(kernel, memory)?;

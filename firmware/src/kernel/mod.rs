@@ -288,6 +288,17 @@ impl Kernel {
         Some(look(elf, &notes, &bytes))
     }
 
+    /// Bytes of the file that [`Kernel::load`] will put into memory, where the file tells it: what a kernel is large by,
+    /// unlike its [`Kernel::extent`], which may be mostly empty.
+    pub fn loaded_len(&self) -> u64 {
+        match &self.form {
+            Form::Elf(elf, _) | Form::Compressed(_, elf) | Form::BzImage(_, Some(elf)) => {
+                elf.segments.iter().map(|segment| segment.file_len).sum()
+            }
+            Form::BzImage(_, None) => 0,
+        }
+    }
+
     /// The guest-physical range that [`Kernel::load`] will fill, where the file tells it: `start..end`.
     pub fn extent(&self) -> Option<Range<u64>> {
         match &self.form {

@@ -241,11 +241,15 @@ fn with_empty_machine(
         return Ok((create()?, load()?));
     }
     std::thread::scope(|scope| {
-        let machine = scope.spawn(create);
+        let machine = crate::thread().spawn_scoped(scope, create);
         let loaded = load();
-        let machine = machine
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let machine = match machine {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // No thread to be had: then in turn.
+            Err(_) => create(),
+        };
         Ok((machine?, loaded?))
     })
 }

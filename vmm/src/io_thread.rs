@@ -51,7 +51,7 @@ impl IoThread {
             .map_err(|e| IoThreadError::Loop(e.to_string()))?;
         let handle = manager.remote_endpoint();
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new()
+        let thread = crate::thread()
             .name(format!("io{index}"))
             .spawn({
                 let stop = stop.clone();

@@ -143,7 +143,7 @@ impl VcpuThread {
             ended: AtomicBool::new(false),
         });
         let counters = Arc::new(ExitCounters::default());
-        let thread = std::thread::Builder::new()
+        let thread = crate::thread()
             .name(format!("vcpu{}", vcpu.index()))
             .spawn({
                 let (mailbox, counters) = (mailbox.clone(), counters.clone());

@@ -1,6 +1,6 @@
 //! vsc: one virtual machine, now. The library behind `vsc-run`.
 //!
-//! A scenario is read ([`load`]), checked and compiled against the facts of the host ([`compile`]) into a
+//! A scenario is read ([`load`]), checked and compiled against the facts of the host ([`compile()`]) into a
 //! [`compile::Plan`], which is plain data. [`check`] does both and keeps only the messages. None of them changes
 //! anything, prints, or exits.
 
@@ -32,7 +32,7 @@ const PRESETS: [&str; 6] = [
 ];
 
 /// Reads and parses a scenario: a file, or none for a scenario that the layers alone describe. Mistakes in the text
-/// are in [`Parsed::problems`], to be reported together with those that [`compile`] finds.
+/// are in [`Parsed::problems`], to be reported together with those that [`compile()`] finds.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -64,7 +64,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
     compile::compile(parsed, facts)
 }
 
-/// Everything there is to say about a scenario. Without an error in it, [`compile`] succeeds.
+/// Everything there is to say about a scenario. Without an error in it, [`compile()`] succeeds.
 pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
     compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)
 }

@@ -40,7 +40,7 @@ const GIB: u64 = 1 << 30;
 /// (`arch/x86/boot/header.S`) plus one.
 const INITRD_END: u64 = 0x8000_0000;
 
-/// What [`write`] needs to know.
+/// What [`write()`] needs to know.
 #[derive(Debug, Clone)]
 pub struct BootInfo<'a> {
     /// Where the kernel starts.

@@ -20,7 +20,7 @@ fn limited(dir: &TempDir, option: &str) -> Command {
     command
         .args(["-c", &format!("ulimit {option} 40; exec \"$0\" \"$@\"")])
         .arg(env!("CARGO_BIN_EXE_vsc-run"))
-        .args(["--timeout", "30s"])
+        .args(["--timeout", "150s"])
         .arg(scenario);
     command
 }

@@ -20,6 +20,7 @@ fn start(kernel: &std::path::Path, options: &[&str], script: &str) -> Child {
         .args(["-o", "limits.stop_grace=500ms"])
         .args(options)
         .args(["--", "sh", "-c", script])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -45,7 +46,7 @@ fn a_reader_that_pauses_longer_than_the_grace_period_gets_every_byte() {
 #[test]
 fn an_interrupt_that_the_command_handles_cuts_nothing_off() {
     let Some(kernel) = kernel() else { return };
-    let script = format!("trap '{WRITE}; exit 3' INT; echo ready; while :; do sleep 1; done");
+    let script = format!("trap '{WRITE}; exit 3' INT; echo ready; while :; do read x; done");
     let mut child = start(&kernel, &[], &script);
     let mut stdout = child.stdout.take().unwrap();
     let mut line = [0; 6];

@@ -225,6 +225,7 @@ fn sigint_reaches_the_command_and_a_second_one_insists() {
     let Some(kernel) = kernel() else { return };
     let start = |body: &str| {
         let mut child = script(&kernel, &[], body)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -243,11 +244,11 @@ fn sigint_reaches_the_command_and_a_second_one_insists() {
         // SAFETY: a plain system call on our own child.
         assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
     };
-    let child = start("trap 'exit 9' INT; echo ready; while :; do sleep 1; done");
+    let child = start("trap 'exit 9' INT; echo ready; while :; do read x; done");
     kill(&child, libc::SIGINT);
     expect_code(&finish(child), 9);
 
-    let mut child = start("trap 'echo again' INT; echo ready; while :; do sleep 1; done");
+    let mut child = start("trap 'echo again' INT; echo ready; while :; do read x; done");
     kill(&child, libc::SIGINT);
     let mut line = [0; 6];
     child
@@ -259,7 +260,7 @@ fn sigint_reaches_the_command_and_a_second_one_insists() {
     kill(&child, libc::SIGINT);
     expect_code(&finish(child), 130);
 
-    let child = start("echo ready; while :; do sleep 1; done");
+    let child = start("echo ready; while :; do read x; done");
     kill(&child, libc::SIGTERM);
     expect_code(&finish(child), 143);
 }

@@ -343,3 +343,27 @@ fn more_disks_than_interrupt_lines_all_work() {
     let expected: String = (0..DISKS).map(|n| format!("serial-{n} {n}\n")).collect();
     assert_eq!(text(&output.stdout), expected);
 }
+
+#[test]
+fn a_tiny_image_ends_with_the_status_of_what_it_ran() {
+    let Some(kernel) = kernel() else { return };
+    let dir = TempDir::new("image");
+    let image = dir.path("t.img");
+    let built = run(vsc()
+        .args(["image", "tiny", "--run", "echo hello; exit 3", "--kernel"])
+        .arg(&kernel)
+        .arg("-o")
+        .arg(&image));
+    expect_code(&built, 0);
+    let output = run(vsc().arg(&image).arg("--kernel").arg(&kernel));
+    expect_code(&output, 3);
+    assert!(
+        text(&output.stdout).contains("hello"),
+        "{}",
+        text(&output.stdout)
+    );
+    assert!(
+        !text(&output.stdout).contains("Linux version"),
+        "the kernel talks on the image's output"
+    );
+}

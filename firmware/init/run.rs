@@ -84,6 +84,9 @@ fn open_streams(spec: &Spec, control: &mut Control) -> Streams {
             .until(wait, || {
                 if ports::port_exists("vsc.stdout") {
                     Some(Stdio::Pipes)
+                } else if ports::port_exists("vsc.console") {
+                    // Without streams of its own; says that none are to be waited for.
+                    Some(Stdio::Console)
                 } else {
                     ports::port_exists("vsc.tty").then_some(Stdio::Terminal)
                 }

@@ -31,7 +31,7 @@ struct TinyArgs {
     /// The file to write.
     #[arg(short, long, value_name = "FILE", default_value = "tiny.img")]
     output: PathBuf,
-    /// Shell command to run instead of an interactive shell; its status ends the machine.
+    /// Shell command to run instead of an interactive shell; `vsc-run IMAGE` ends with its status.
     #[arg(long, value_name = "CMD")]
     run: Option<String>,
     /// Copies a file, or a directory with all below it, to the same path.

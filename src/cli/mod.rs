@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::run::result::Summary;
 use crate::run::signals::Parent;
+use crate::say;
 
 mod attach;
 mod bench;
@@ -142,6 +143,19 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
 /// Says what is wrong with the command line; where it asked for a result, that says so too.
 fn mistake(words: &[OsString], error: &clap::Error) -> u8 {
     let wanted = Wanted::of(words);
+    if let Some(verb) = words.get(1).and_then(|w| w.to_str())
+        && LATER.contains(&verb)
+    {
+        let message = format!("the verb {verb} is not in this build yet");
+        if !wanted.json {
+            say::err(&message);
+        }
+        return run::tell(
+            &mut Summary::failed(message),
+            wanted.result.as_deref(),
+            wanted.json,
+        );
+    }
     if !wanted.json {
         let _ = error.print();
     }

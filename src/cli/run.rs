@@ -11,6 +11,8 @@ use vsc::compile::{Plan, Stdio};
 use vsc::diag::Diagnostics;
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::scenario::{Layer, Override};
+use vsc_devices::stream::Endpoint;
+use vsc_devices::virtio::console::{ConsoleSpec, PortSpec};
 use vsc_vmm::resources::Payload;
 
 use super::Common;
@@ -141,6 +143,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();
+    let mut image = false;
     if let Some(path) = file
         && is_initrd(path)
     {
@@ -149,6 +152,13 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             "kernel.initrd",
             &path.to_string_lossy(),
         )));
+        // As make-tiny-image does: what is asked for is the image's output, not the kernel's.
+        layers.push(Layer::Flag(Override::flag(
+            "SCENARIO",
+            "kernel.prolog",
+            "quiet",
+        )));
+        image = true;
         file = None;
     }
     if let Some(name) =
@@ -178,7 +188,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
         layers.push(Layer::Command(shown.collect()));
     }
     let summary = match compile(Source { file, layers }, common) {
-        Some(plan) => launch(plan, &args, common, started, parent),
+        Some(plan) => launch(plan, image, &args, common, started, parent),
         None => Summary::failed("the scenario has errors".into()),
     };
     finish(summary, &args, common)
@@ -201,8 +211,28 @@ fn kernel_cache() -> Option<PathBuf> {
     Some(base.join("vsc/kernels"))
 }
 
+/// Where the init of an image of ours, if it is one, tells the status of what it ran, on the machine's console.
+fn control_console() -> ConsoleSpec {
+    let port = |name: &str, end: Endpoint| PortSpec {
+        name: Some(name.to_owned()),
+        console: false,
+        input: end.clone(),
+        output: end,
+        log: false,
+        kernel: false,
+    };
+    let control = Endpoint::Given(command::CONTROL_END.to_owned());
+    ConsoleSpec {
+        ports: vec![
+            port(command::CONTROL_END, control),
+            port(command::CONSOLE_MARK, Endpoint::Null),
+        ],
+    }
+}
+
 fn launch(
     mut plan: Plan,
+    image: bool,
     args: &RunArgs,
     common: &Common,
     started: Instant,
@@ -221,6 +251,10 @@ fn launch(
             }
             None => Summary::failed(why),
         };
+    }
+    let command = plan.run.stdio != Stdio::None;
+    if image && !command {
+        plan.resources.consoles.push(control_console());
     }
     let on_terminal =
         |e: &vsc_devices::stream::Endpoint| *e == vsc_devices::stream::Endpoint::Stdio;
@@ -255,7 +289,8 @@ fn launch(
             .any(|s| on_terminal(&s.endpoint));
     let job = Job {
         resources: plan.resources,
-        command: plan.run.stdio != Stdio::None,
+        command,
+        control: command || image,
         descriptors: &plan.run.descriptors,
         interactive,
         verbosity: match (common.quiet, common.verbose) {

@@ -16,6 +16,8 @@ use super::terminal;
 
 /// The name of the control port's host end, as the compiler writes it.
 pub(crate) const CONTROL_END: &str = "vsc.ctl";
+/// A port that tells our init to use the console, and not to wait for ports that carry streams.
+pub(crate) const CONSOLE_MARK: &str = "vsc.console";
 /// Where programs are looked for when PATH is not set (glibc's default, with the sbin directories).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -41,6 +41,8 @@ pub(crate) struct Job<'a> {
     pub resources: VmResources,
     /// A command runs under our init: its status is awaited on the control port.
     pub command: bool,
+    /// The machine has a control port; init may tell a status there.
+    pub control: bool,
     /// Descriptors of this process that streams of the scenario name: (name of the end, number).
     pub descriptors: &'a [(String, u32)],
     /// The guest owns the terminal, if there is one.
@@ -153,7 +155,7 @@ fn once(
     moments: &mut Moments,
 ) -> Result<(Ending, Report), String> {
     let mut ends = given(job.descriptors)?;
-    let control = if job.command {
+    let control = if job.control {
         let (ours, device) =
             GuestControl::pair().map_err(|e| format!("cannot make the control port: {e}"))?;
         ends.insert(command::CONTROL_END.to_owned(), device);

@@ -278,7 +278,9 @@ impl<'a, 'b> Session<'a, 'b> {
             return;
         }
         let running = self.moments.command.is_some();
-        match &mut self.control {
+        // An image without our init has nobody at the control port.
+        let heard = self.job.command || self.moments.ready.is_some();
+        match self.control.as_mut().filter(|_| heard) {
             // An interrupt is the command's to handle, whatever comes of it; another one soon after insists.
             Some(control) if running && signal == libc::SIGINT => control.signal(signal),
             Some(control) => {

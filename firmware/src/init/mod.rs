@@ -6,6 +6,7 @@
 //! - On the virtio console port `vsc.ctl` it writes the lines `ready`, `started PID`, `error TEXT` and, at the end, one
 //!   of `exit N`, `signal N`, `noexec ERRNO PATH`. It obeys the lines `signal N` (to the command's process group),
 //!   `winsize ROWS COLS` and `poweroff` (SIGTERM to all, SIGKILL after 5 s or at the second `poweroff`).
+//! - A port `vsc.console` says that the streams are the machine's console, where the specification leaves it open.
 //! - The ports `vsc.stdin`, `vsc.stdout`, `vsc.stderr` are relayed to pipes of the command. A host that closes a port
 //!   (`PORT_OPEN` 0, VIRTIO 5.3.6.2) ends its stdin, or breaks its output pipe.
 //! - Linux drops what arrives at a port before the guest has opened it, so the host sends neither data nor the end of

@@ -205,13 +205,14 @@ fn direct_align(file: &File, device: bool) -> Align {
     // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor itself; statx fills the structure it is given,
     // and all zeroes is a valid one anyway.
     let info = unsafe {
-        let mask = libc::STATX_DIOALIGN;
-        let flags = libc::AT_EMPTY_PATH;
-        libc::statx(
+        // Not libc::statx: the standard library names that symbol as one that may be missing, and in a static program,
+        // where nobody else asks for it, it then is.
+        libc::syscall(
+            libc::SYS_statx,
             file.as_raw_fd(),
             c"".as_ptr(),
-            flags,
-            mask,
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
             info.as_mut_ptr(),
         );
         info.assume_init()

@@ -4,6 +4,7 @@
 
 pub mod acpi;
 pub mod boot;
+mod bytes;
 pub mod cmdline;
 pub mod guest;
 pub mod init;

@@ -14,7 +14,7 @@ mod cache;
 mod parse;
 
 use parse::Elf;
-pub(crate) use parse::{Source, offset_at, range, u16_at, u32_at};
+pub(crate) use parse::{Source, offset_at, range};
 
 /// Where glibc looks last (Debian's and others' builds), and what `$LIB` stands for.
 const DEFAULT_DIRECTORIES: [&str; 6] = [

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::ImageError;
 use super::copy::read;
-use super::elf::{Source, u16_at, u32_at};
+use super::elf::Source;
+use crate::bytes::{u16_at, u32_at};
 
 /// `HdrS` of the boot protocol's header (Documentation/arch/x86/boot.rst).
 const HDRS: u32 = 0x5372_6448;

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::ImageError;
 use super::compress::decompress_module;
 use super::copy::read;
-use super::elf::{offset_at, range, u16_at, u32_at};
+use super::elf::{offset_at, range};
+use crate::bytes::{u16_at, u32_at};
 
 /// What a module says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

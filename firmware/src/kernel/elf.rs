@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::bytes::{u16_at, u32_at, u64_at};
+
 /// `ELFMAG`.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
 /// `EM_X86_64`.
@@ -75,30 +77,6 @@ pub(super) struct Notes {
     pub(super) other_system: bool,
     /// CONFIG_BUILD_SALT.
     pub(super) salt: Option<String>,
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at + 2)?
-        .try_into()
-        .ok()
-        .map(u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at.checked_add(4)?)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes
-        .get(at..at + 8)?
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)
 }
 
 /// The usual name of an ELF machine (`e_machine`, System V gABI).

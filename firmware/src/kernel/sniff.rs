@@ -3,6 +3,8 @@
 //! Sources: `file(1)`'s magic and the formats' own documents; Linux `Documentation/arch/arm64/booting.rst`,
 //! `Documentation/arch/riscv/boot-image-header.rst`, `drivers/firmware/efi/libstub/zboot-header.S`; PE/COFF specification.
 
+use crate::bytes::{u16_at, u32_at};
+
 /// What a file is, if not a kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -75,22 +77,6 @@ const MAGICS: &[(usize, &[u8], &str, &str)] = &[
     ),
     (0, b"\0asm", "a WebAssembly module", GIVE),
 ];
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at.checked_add(4)?)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at.checked_add(2)?)?
-        .try_into()
-        .ok()
-        .map(u16::from_le_bytes)
-}
 
 fn has(bytes: &[u8], at: usize, magic: &[u8]) -> bool {
     bytes.get(at..).is_some_and(|rest| rest.starts_with(magic))

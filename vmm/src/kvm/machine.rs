@@ -1,6 +1,5 @@
 //! The virtual machine as KVM holds it: memory, irqchip, vCPUs.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -187,11 +186,6 @@ impl Machine {
     /// Where hot queues register their ioeventfds.
     pub fn kicks(&self) -> Arc<dyn KickRegistry> {
         Arc::new(Kicks(self.vm.clone()))
-    }
-
-    /// The machine's descriptor, for diagnostics.
-    pub fn fd(&self) -> std::os::fd::RawFd {
-        self.vm.as_raw_fd()
     }
 }
 

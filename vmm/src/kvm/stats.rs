@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 /// `_IO(KVMIO, 0xce)`, include/uapi/linux/kvm.h.
@@ -59,10 +59,5 @@ impl VcpuStats {
             ));
         }
         Ok(counters)
-    }
-
-    /// The descriptor, for tests of leaks.
-    pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }

@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::parse::{range, u32_at, u64_at};
+use super::parse::range;
+use crate::bytes::{u32_at, u64_at};
 
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 /// Magic, number of entries, size of the strings, flags, offset of extensions, three unused words.

@@ -1,5 +1,6 @@
 //! The parts of an ELF file that say what it needs (System V gABI, chapters 4 and 5). Nothing in it is trusted.
 
+use crate::bytes::{u16_at, u32_at, u64_at};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -85,18 +86,6 @@ pub(super) fn is_for_this_machine(source: &Source) -> bool {
         && bytes.get(4) == Some(&ELFCLASS64)
         && bytes.get(5) == Some(&ELFDATA2LSB)
         && u16_at(&bytes, 18) == Some(EM_X86_64)
-}
-
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// A 64-bit number of the file as an offset into it.

@@ -8,6 +8,7 @@
 
 pub mod compile;
 pub mod diag;
+pub mod domain;
 pub mod facts;
 pub mod scenario;
 

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+pub(crate) mod json;
 pub mod keys;
 pub(crate) mod suggest;
 mod tree;
 mod types;
 pub(crate) mod value;
+mod write;
 mod yaml;
 
 pub(crate) use yaml::MAX_BYTES;
@@ -28,6 +30,7 @@ use types::Reader;
 pub use types::{
     Console, ConsolePort, Cpu, Disk, Events, Given, Kernel, Limits, Root, Scenario, Serial,
 };
+pub use write::write;
 
 /// One option of the command line that sets a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,6 +257,11 @@ pub struct Setting {
 }
 
 impl Parsed {
+    /// Every value that was written, as [`write()`] takes it.
+    pub fn data(&self) -> serde_json::Value {
+        json::of(&self.tree)
+    }
+
     /// Every value that was written, and the default of every key of the table that has one.
     pub fn settings(&self) -> Vec<Setting> {
         let mut out = Vec::new();

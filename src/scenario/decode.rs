@@ -69,6 +69,19 @@ impl Decoder<'_> {
         let path: Vec<&'static str> = above.iter().copied().chain([key.name]).collect();
         let body = match (&key.kind, rest.split_first()) {
             (Kind::Map { keys, .. }, _) => Body::Map(vec![self.step(rest, &path, keys, node)?]),
+            // `disk.cache` is that of the first.
+            (Kind::List { keys, .. }, Some((name, _)))
+                if keys::find(keys, name.value).is_some() =>
+            {
+                let body = Body::Map(vec![self.step(rest, &path, keys, node)?]);
+                let member = Entry {
+                    key,
+                    key_span: name.span,
+                    span: node.span,
+                    body,
+                };
+                Body::Member(0, Box::new(member))
+            }
             (Kind::List { keys, .. }, Some((index, rest))) => {
                 let Some(number) = value::count(index.value).and_then(|n| usize::try_from(n).ok())
                 else {
@@ -136,7 +149,10 @@ impl Decoder<'_> {
                 ),
                 _ => self.entry(key, name.span, node, above),
             };
-            if let Some(entry) = entry {
+            if let Some(mut entry) = entry {
+                if let Body::Member(_, member) = entry.body {
+                    entry.body = Body::List(vec![*member]);
+                }
                 self.join(&mut out, entry);
             }
         }
@@ -177,8 +193,7 @@ impl Decoder<'_> {
             span,
             format!("{place} has no key {}", quoted(word)),
         );
-        let spoken = |k: &&Key| !matches!(k.kind, Kind::Later(..));
-        let names: Vec<&str> = keys.iter().filter(spoken).map(|k| k.name).collect();
+        let names: Vec<&str> = keys.iter().map(|k| k.name).collect();
         let spellings = keys
             .iter()
             .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
@@ -207,10 +222,6 @@ impl Decoder<'_> {
         node: &Node,
         above: &[&'static str],
     ) -> Option<Entry> {
-        if let Kind::Later(code, text) = key.kind {
-            self.problems.push(Diagnostic::error(code, key_span, text));
-            return None;
-        }
         let body = self.body(key, key_span, node, above).unwrap_or(Body::Wrong);
         Some(Entry {
             key,
@@ -339,7 +350,26 @@ impl Decoder<'_> {
         let Some(text) = scalar(node) else {
             return match (&key.kind, &node.value) {
                 (Kind::Paths, Value::Seq(items)) => self.paths(key, items, path),
-                (Kind::Words, Value::Seq(items)) => self.words(key, items, path),
+                (Kind::Words | Kind::Texts, Value::Seq(items)) => self.words(key, items, path),
+                (Kind::Set(words), Value::Seq(items)) => {
+                    let found: Vec<_> = items
+                        .iter()
+                        .map(|item| match scalar(item) {
+                            Some(text) => self
+                                .word(key, words, text, item, path)
+                                .map(|w| (w, item.span)),
+                            None => self.mistyped(key, item, path),
+                        })
+                        .collect();
+                    let found: Option<Vec<_>> = found.into_iter().collect();
+                    Some(Leaf::Words(
+                        found?
+                            .into_iter()
+                            .map(|(w, span)| Spanned::new(w.to_owned(), span))
+                            .collect(),
+                    ))
+                }
+                (Kind::Pairs(words), Value::Map(_)) => self.pairs(key, *words, node, path),
                 (Kind::Env, Value::Map(_) | Value::Seq(_)) => self.env(key, node, path),
                 _ => self.mistyped(key, node, path),
             };
@@ -380,7 +410,15 @@ impl Decoder<'_> {
                 value::path(text, self.base).map(|p| Leaf::Paths(vec![Spanned::new(p, node.span)]))
             }
             Kind::Endpoint => value::endpoint(text, self.base).map(Leaf::Endpoint),
-            Kind::Word(words) => return self.word(key, words, text, node, path),
+            Kind::Word(words) => return self.word(key, words, text, node, path).map(Leaf::Word),
+            Kind::Set(words) => {
+                let word = self.word(key, words, text, node, path)?;
+                Ok(Leaf::Words(vec![Spanned::new(word.to_owned(), node.span)]))
+            }
+            Kind::Texts => Ok(Leaf::Words(vec![Spanned::new(text.to_owned(), node.span)])),
+            Kind::Mode => value::mode(text)
+                .map(Leaf::Text)
+                .ok_or_else(|| self.other(key, text)),
             Kind::Words => value::words(text).map(|words| {
                 Leaf::Words(
                     words
@@ -436,18 +474,10 @@ impl Decoder<'_> {
         text: &str,
         node: &Node,
         path: &[&'static str],
-    ) -> Option<Leaf> {
-        // A word that YAML 1.1 reads as a boolean: `devices_on_cmdline: yes`.
-        let text = match value::boolean(text) {
-            Some(flag) if words.iter().any(|w| w.name == "true") => {
-                if flag {
-                    "true"
-                } else {
-                    "false"
-                }
-            }
-            _ => text,
-        };
+    ) -> Option<&'static str> {
+        let text = value::boolean(text)
+            .and_then(|flag| keys::boolean_word(words, flag))
+            .unwrap_or(text);
         let found = words
             .iter()
             .find(|w| w.name == text)
@@ -480,7 +510,7 @@ impl Decoder<'_> {
                 .push(d.why(why).help(format!("Give {}", key.kind.expected())));
             return None;
         }
-        Some(Leaf::Word(found.name))
+        Some(found.name)
     }
 }
 

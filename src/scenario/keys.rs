@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod devices;
+mod hardware;
 mod machine;
+mod platform;
 mod table;
 mod words;
 
@@ -35,6 +37,8 @@ pub struct Key {
     pub register: &'static str,
     /// The element of libvirt's domain XML that says the same.
     pub xml: &'static str,
+    /// Why the monitor of this build cannot do it, where only the domain XML can say it.
+    pub elsewhere: Option<&'static str>,
 }
 
 /// What the value of a key is.
@@ -73,6 +77,14 @@ pub enum Kind {
     Words,
     /// Names and values: a map, or a list of `NAME=value`.
     Env,
+    /// Names and values: a map; each value one of these words, or any text.
+    Pairs(Option<&'static [Word]>),
+    /// One of these words, or a list of them.
+    Set(&'static [Word]),
+    /// One text, or a list of them.
+    Texts,
+    /// Permission bits, octal with or without a leading 0: `644`, `0644`, `0o644`.
+    Mode,
     /// Keys below this one. `scalar` names the key that a bare value is for.
     Map {
         /// The keys.
@@ -91,8 +103,6 @@ pub enum Kind {
     },
     /// Another place for the key of this path.
     Alias(&'static [&'static str]),
-    /// Known, and not in this build; the code and the sentence to say.
-    Later(&'static str, &'static str),
 }
 
 /// One allowed word.
@@ -104,6 +114,8 @@ pub struct Word {
     pub meaning: &'static str,
     /// Why it is refused, where the word is known elsewhere but cannot be done.
     pub refused: Option<&'static str>,
+    /// Why the monitor of this build cannot do it, where only the domain XML can say it.
+    pub elsewhere: Option<&'static str>,
 }
 
 const fn word(name: &'static str, meaning: &'static str) -> Word {
@@ -111,6 +123,17 @@ const fn word(name: &'static str, meaning: &'static str) -> Word {
         name,
         meaning,
         refused: None,
+        elsewhere: None,
+    }
+}
+
+/// A word that only the domain XML can say.
+const fn elsewhere(name: &'static str, meaning: &'static str, why: &'static str) -> Word {
+    Word {
+        name,
+        meaning,
+        refused: None,
+        elsewhere: Some(why),
     }
 }
 
@@ -119,6 +142,7 @@ const fn refused(name: &'static str, why: &'static str) -> Word {
         name,
         meaning: "",
         refused: Some(why),
+        elsewhere: None,
     }
 }
 
@@ -139,6 +163,7 @@ const fn key(
         example,
         register: "",
         xml: "",
+        elsewhere: None,
     }
 }
 
@@ -156,6 +181,12 @@ impl Key {
     const fn ends(mut self, register: &'static str, xml: &'static str) -> Self {
         self.register = register;
         self.xml = xml;
+        self
+    }
+
+    /// The monitor of this build cannot do it; only the domain XML can say it.
+    const fn not_here(mut self, why: &'static str) -> Self {
+        self.elsewhere = Some(why);
         self
     }
 
@@ -215,12 +246,17 @@ impl Kind {
             Kind::Word(words) => format!("one of {}", list(words)),
             Kind::Words => "a command line, or a list of its words".into(),
             Kind::Env => "a map of names to values, or a list of NAME=value".into(),
+            Kind::Pairs(None) => "a map of names to values".into(),
+            Kind::Pairs(Some(words)) => format!("a map of names to one of {}", list(words)),
+            Kind::Set(words) => format!("one or a list of {}", list(words)),
+            Kind::Texts => "text, or a list of texts".into(),
+            Kind::Mode => "permission bits in octal, 0000 to 0777".into(),
             Kind::Map {
                 scalar: Some(_), ..
             } => "a single value or a map".into(),
             Kind::Map { .. } => "a map of keys".into(),
             Kind::List { .. } => "a list".into(),
-            Kind::Alias(_) | Kind::Later(..) => String::new(),
+            Kind::Alias(_) => String::new(),
         }
     }
 }
@@ -235,3 +271,18 @@ fn list(words: &[Word]) -> String {
 }
 
 const ANY: u64 = u32::MAX as u64;
+
+/// The word that a boolean stands for (YAML 1.1 reads `on`, `off`, `yes`, `no` as such): `true` or `false` where they
+/// are words, else `on` or `off`, else `none` and the only other word.
+pub(crate) fn boolean_word(words: &'static [Word], flag: bool) -> Option<&'static str> {
+    let find = |name: &str| words.iter().map(|w| w.name).find(|w| *w == name);
+    match flag {
+        false => find("false")
+            .or_else(|| find("off"))
+            .or_else(|| find("none")),
+        true => find("true").or_else(|| find("on")).or_else(|| match words {
+            [a, b] if a.name == "none" => Some(b.name),
+            _ => None,
+        }),
+    }
+}

@@ -76,6 +76,7 @@ pub(crate) static ROOT: Key = Key {
     example: "memory: 256M",
     register: "",
     xml: "domain",
+    elsewhere: None,
 };
 
 /// An empty tree.

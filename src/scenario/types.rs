@@ -363,7 +363,7 @@ impl Reader<'_> {
                 log: self.path(&["console", "log"]),
                 implicit: self.bool(&["console", "implicit"]),
             },
-            rng: self.bool(&["rng"]),
+            rng: self.bool(&["rng", "enabled"]),
             irqchip: self.word(&["irqchip"]),
             pit: self.bool(&["timers", "pit"]),
             iothreads: self.count(&["iothreads"]),

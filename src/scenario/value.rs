@@ -310,6 +310,14 @@ pub(crate) fn variable(text: &str) -> bool {
     !text.is_empty() && !text.contains(['=', '\0']) && !text.chars().any(char::is_whitespace)
 }
 
+/// Permission bits in octal, as four digits.
+pub(crate) fn mode(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let bits = u32::from_str_radix(digits, 8).ok()?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    (plain && bits <= 0o777).then(|| format!("{bits:04o}"))
+}
+
 /// A size as people write it: the largest unit that divides it.
 pub(crate) fn size_text(bytes: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {

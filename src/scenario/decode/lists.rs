@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::keys::Key;
+use super::super::keys::{Key, Word};
 use super::super::tree::Leaf;
 use super::super::value::{self, Fault};
 use super::super::yaml::{Node, Value};
@@ -75,6 +75,57 @@ impl Decoder<'_> {
             }
         }
         good.then_some(Leaf::Paths(out))
+    }
+
+    /// A map of names to texts, or to words of `words`.
+    pub(super) fn pairs(
+        &mut self,
+        key: &'static Key,
+        words: Option<&'static [Word]>,
+        node: &Node,
+        path: &[&'static str],
+    ) -> Option<Leaf> {
+        let Value::Map(entries) = &node.value else {
+            return self.mistyped(key, node, path);
+        };
+        let mut out = Vec::with_capacity(entries.len());
+        let mut good = true;
+        for (name, value) in entries.iter() {
+            let text = match (scalar(value), words) {
+                (None, _) => self.mistyped(key, value, path),
+                (Some(text), None) if !text.contains('\0') => Some(text.to_owned()),
+                (Some(_), None) => {
+                    let fault = Fault {
+                        from: 0,
+                        to: 1,
+                        message: "a NUL character".into(),
+                    };
+                    self.fault(key, value, path, fault)
+                }
+                (Some(text), Some(words)) => {
+                    self.word(key, words, text, value, path).map(str::to_owned)
+                }
+            };
+            let name_is_good = value::name(&name.value, 64).is_ok();
+            if !name_is_good {
+                let message = format!(
+                    "{} is no name for a member of `{}`",
+                    quoted(&name.value),
+                    path.join(".")
+                );
+                self.problems.push(
+                    Diagnostic::error("E-VALUE", name.span, message)
+                        .help("A name has 1 to 64 letters, digits, `-`, `_`, `.`, `+`, `:`"),
+                );
+            }
+            match text {
+                Some(text) if name_is_good => {
+                    out.push((Spanned::new(name.value.to_string(), name.span), text))
+                }
+                _ => good = false,
+            }
+        }
+        good.then_some(Leaf::Env(out))
     }
 
     pub(super) fn env(

@@ -2,9 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use super::words::{CACHES, DISCARDS, DISK_FORMATS, SYNCS};
-use super::{Key, Kind, key};
+use super::words::{
+    BUSES, CACHES, COMPRESSIONS, DISCARDS, DISK_DEVICES, DISK_FORMATS, ENCRYPTIONS, IO_MODES,
+    PREALLOCATIONS, SYNCS, ZEROES,
+};
+use super::{ANY, Key, Kind, key};
 
+const NO_ENCRYPTION: &str = "Encrypted images are not in this build's monitor yet";
+const ONE_LOOP: &str = "The monitor of this build places disks on its I/O loops itself";
+const ONE_QUEUE: &str = "The disks of this build's monitor have one queue";
+const NO_TRANSIENT: &str = "The monitor of this build writes to the image itself";
+const NO_BOOT: &str = "The monitor of this build starts kernels, not boot loaders";
+
+#[rustfmt::skip]
 pub(super) const DISK: &[Key] = &[
     key(
         "path",
@@ -92,6 +102,54 @@ pub(super) const DISK: &[Key] = &[
         "config blk_size (offset 20)",
         "devices/disk/blockio/@logical_block_size",
     ),
+    key("bus", Kind::Word(BUSES), "virtio", "virtio", "What the disk is connected to.").aka(&["disk_bus"]).ends("virtio device 2", "devices/disk/target/@bus"),
+    key("target", Kind::Name { max: 16 }, "", "vda", "Its name in the XML; the guest need not use it.").aka(&["disk_target"])
+        .why("by default the next free one of its bus").ends("", "devices/disk/target/@dev"),
+    key("device", Kind::Word(DISK_DEVICES), "disk", "disk", "What it is.").ends("", "devices/disk/@device"),
+    key("io", Kind::Word(IO_MODES), "", "io_uring", "How the host reads and writes it.")
+        .why("by default io_uring where there is one").ends("", "devices/disk/driver/@io"),
+    key("detect_zeroes", Kind::Word(ZEROES), "", "off", "What becomes of blocks of zeros that the guest writes.")
+        .ends("", "devices/disk/driver/@detect_zeroes").not_here("The monitor of this build writes zeros as they come"),
+    key("iothread", Kind::Count { min: 1, max: 64 }, "", "1", "The I/O loop that serves it, from 1.")
+        .why("by default in turns over `iothreads`").ends("", "devices/disk/driver/@iothread").not_here(ONE_LOOP),
+    key("queues", Kind::Count { min: 1, max: 256 }, "", "2", "Queues.").ends("VIRTIO_BLK_F_MQ", "devices/disk/driver/@queues").not_here(ONE_QUEUE),
+    key("shareable", Kind::Bool, "", "true", "Other machines write it too.").ends("", "devices/disk/shareable").not_here("The monitor of this build shares only disks that are read_only"),
+    key("transient", Kind::Bool, "", "true", "What the guest writes is gone at the end.").ends("", "devices/disk/transient").not_here(NO_TRANSIENT),
+    key("boot", Kind::Count { min: 1, max: ANY }, "", "1", "Place in the boot order.").ends("", "devices/disk/boot/@order").not_here(NO_BOOT),
+    key("iommu", Kind::Bool, "", "true", "DMA of this device goes through the guest's IOMMU or bounce buffers.")
+        .ends("VIRTIO_F_ACCESS_PLATFORM", "devices/disk/driver/@iommu").not_here("Encrypted memory is not in this build's monitor yet"),
+    key("size", Kind::Size, "", "20G", "Makes the image at the first run, of this size; an image that is there is never touched.")
+        .aka(&["capacity"]),
+    key("preallocation", Kind::Word(PREALLOCATIONS), "off", "metadata", "What is reserved when the image is made."),
+    key("cluster_size", Kind::Size, "", "1M", "Size of a cluster of a new qcow2 image, a power of two from 512 bytes to 2 MiB.")
+        .why("by default QEMU's 64 KiB; large ones mean fewer tables and more copying"),
+    key("lazy_refcounts", Kind::Bool, "", "true", "A new qcow2 image postpones the update of reference counts.")
+        .why("fewer writes; after a crash the image is checked when it is opened"),
+    key("compression_type", Kind::Word(COMPRESSIONS), "", "zlib", "How clusters of a new qcow2 image are compressed, where they are."),
+    key("encryption", Kind::Word(ENCRYPTIONS), "none", "none", "Encryption of the image.").ends("", "devices/disk/source/encryption/@format").not_here(NO_ENCRYPTION),
+    key("secret", Kind::Name { max: 36 }, "", "6f1c2b1a-9d0e-4c51-9c3f-0a4d5e6f7a8b", "UUID of the libvirt secret that has the passphrase.")
+        .ends("", "devices/disk/source/encryption/secret/@uuid").not_here(NO_ENCRYPTION),
+    key("secret_file", Kind::Path, "", "disk.key", "A file with the passphrase of a new image; one newline at its end does not count.").not_here(NO_ENCRYPTION),
+];
+
+#[rustfmt::skip]
+pub(super) const STORAGE: &[Key] = &[
+    key("dir", Kind::Path, "", "/var/lib/libvirt/images", "Where the images of machines are that name none.")
+        .aka(&["path", "diskpath"]).why("by default /var/lib/libvirt/images"),
+    key("format", Kind::Word(DISK_FORMATS), "", "qcow2", "disks[].format, where a disk does not say."),
+    key("bus", Kind::Word(BUSES), "", "virtio", "disks[].bus, where a disk does not say.").aka(&["disk_bus"]),
+    key("target", Kind::Name { max: 16 }, "", "vda", "disks[].target of the first disk, where it does not say.").aka(&["disk_target"]),
+    key("cache", Kind::Word(CACHES), "", "none", "disks[].cache, where a disk does not say.").aka(&["disk_cache"]),
+    key("io", Kind::Word(IO_MODES), "", "io_uring", "disks[].io, where a disk does not say."),
+    key("discard", Kind::Word(DISCARDS), "", "unmap", "disks[].discard, where a disk does not say."),
+    key("transient", Kind::Bool, "", "true", "disks[].transient, where a disk does not say."),
+    key("size", Kind::Size, "", "20G", "disks[].size, where a disk names no image.").aka(&["capacity"]),
+    key("preallocation", Kind::Word(PREALLOCATIONS), "", "metadata", "disks[].preallocation, where a disk does not say."),
+    key("cluster_size", Kind::Size, "", "1M", "disks[].cluster_size, where a disk does not say."),
+    key("lazy_refcounts", Kind::Bool, "", "true", "disks[].lazy_refcounts, where a disk does not say."),
+    key("compression_type", Kind::Word(COMPRESSIONS), "", "zlib", "disks[].compression_type, where a disk does not say."),
+    key("encryption", Kind::Word(ENCRYPTIONS), "", "none", "disks[].encryption, where a disk does not say."),
+    key("secret_file", Kind::Path, "", "disk.key", "disks[].secret_file, where a disk does not say."),
 ];
 
 pub(super) const SERIAL: &[Key] = &[

@@ -2,8 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use super::words::{ACTIONS, AUTO_BOOL, CONSOLES, ENTRIES, FORMATS};
+use super::platform::PINS;
+use super::words::{
+    ACTIONS, ALLOCATIONS, AUTO_BOOL, CHECKS, CONSOLES, CPU_CACHES, ENTRIES, FORMATS, HUGEPAGES,
+    LOCK_ACTIONS, MODES, POLICIES, SCHEDULERS, SHARINGS, SOURCES,
+};
 use super::{ANY, Key, Kind, key};
+
+const NO_PIN: &str = "The monitor of this build does not place its threads yet: use taskset, chrt";
+const NO_CPU: &str = "The monitor of this build passes the host's CPU through";
+const NO_BACKING: &str = "The memory of this build's monitor is a memfd of ordinary pages";
 
 pub(super) const TOPOLOGY: &[Key] = &[
     key(
@@ -33,6 +41,7 @@ pub(super) const TOPOLOGY: &[Key] = &[
     .ends("CPUID 1 EBX, 0xb", "cpu/topology/@threads"),
 ];
 
+#[rustfmt::skip]
 pub(super) const CPU: &[Key] = &[
     key(
         "count",
@@ -77,19 +86,41 @@ pub(super) const CPU: &[Key] = &[
         "CPUID 0x80000001 ECX bit 2 (SVM), 1 ECX bit 5 (VMX)",
         "cpu/feature[@name='svm']",
     ),
+    key("mode", Kind::Word(MODES), "", "host-passthrough", "Where the guest's CPU comes from.")
+        .why("by default host-passthrough; with `type: qemu` maximum").ends("KVM_SET_CPUID2", "cpu/@mode"),
+    key("model", Kind::Name { max: 64 }, "", "EPYC", "The model, for `mode: custom`.").ends("", "cpu/model").not_here(NO_CPU),
+    key("check", Kind::Word(CHECKS), "", "none", "What libvirt checks of the CPU before the start.").ends("", "cpu/@check").not_here(NO_CPU),
+    key("migratable", Kind::Bool, "", "true", "Only features that a machine can take along to another host.")
+        .why("on leaves out invariant TSC and the like").ends("CPUID 0x80000007 EDX bit 8", "cpu/@migratable").not_here(NO_CPU),
+    key("cache", Kind::Word(CPU_CACHES), "", "passthrough", "The caches that the guest sees.").ends("CPUID 4", "cpu/cache/@mode"),
+    key("features", Kind::Pairs(Some(POLICIES)), "", "{svm: disable}", "Single features of the CPU, by libvirt's names.")
+        .ends("CPUID", "cpu/feature/@policy").not_here(NO_CPU),
+    key("pin", Kind::List { keys: PINS, scalar: "cpus", max: 4096 }, "", "[{vcpu: 0, cpus: \"2\"}]", "Which host CPUs each vCPU runs on.")
+        .ends("sched_setaffinity(2)", "cputune/vcpupin").not_here(NO_PIN),
+    key("emulator_cpus", Kind::Text, "", "0-1", "Host CPUs for all other threads.").ends("sched_setaffinity(2)", "cputune/emulatorpin/@cpuset").not_here(NO_PIN),
+    key("scheduler", Kind::Word(SCHEDULERS), "", "fifo", "How the host schedules vCPUs.").ends("sched_setscheduler(2)", "cputune/vcpusched/@scheduler").not_here(NO_PIN),
+    key("priority", Kind::Count { min: 1, max: 99 }, "", "1", "Their real-time priority.").ends("sched_setscheduler(2)", "cputune/vcpusched/@priority").not_here(NO_PIN),
 ];
 
-pub(super) const MEMORY: &[Key] = &[key(
-    "size",
-    Kind::Size,
-    "256M",
-    "2G",
-    "Guest RAM; a bare number is MiB.",
-)
-.aka(&["mem_size_mib"])
-.why("8 MiB to the host's RAM, in pages of 4 KiB")
-.ends("E820 map", "memory")];
+#[rustfmt::skip]
+pub(super) const MEMORY: &[Key] = &[
+    key("size", Kind::Size, "256M", "2G", "Guest RAM; a bare number is MiB.").aka(&["mem_size_mib"])
+        .why("8 MiB to the host's RAM, in pages of 4 KiB").ends("E820 map", "memory"),
+    key("current", Kind::Size, "", "1G", "What the guest has at the start; the balloon holds the rest.")
+        .aka(&["currentMemory"]).ends("", "currentMemory").not_here("Balloons are not in this build's monitor yet"),
+    key("source", Kind::Word(SOURCES), "", "memfd", "What stands behind it.").ends("", "memoryBacking/source/@type").not_here(NO_BACKING),
+    key("access", Kind::Word(SHARINGS), "", "shared", "Who may map it.").ends("", "memoryBacking/access/@mode").not_here(NO_BACKING),
+    key("hugepages", Kind::Word(HUGEPAGES), "", "2M", "Pages of hugetlbfs.").why("fewer TLB misses; the pages must be reserved on the host")
+        .ends("", "memoryBacking/hugepages").not_here(NO_BACKING),
+    key("locked", Kind::Bool, "", "true", "Never swapped out.").ends("mlock(2)", "memoryBacking/locked").not_here(NO_BACKING),
+    key("hard_limit", Kind::Size, "", "2304M", "Most that the emulator may use.")
+        .why("memory that is locked or encrypted needs one: RAM + 256 MiB").ends("", "memtune/hard_limit").not_here(NO_BACKING),
+    key("nosharepages", Kind::Bool, "", "true", "KSM does not merge it.").ends("", "memoryBacking/nosharepages").not_here(NO_BACKING),
+    key("discard", Kind::Bool, "", "true", "Not written back to its file at the end.").ends("", "memoryBacking/discard").not_here(NO_BACKING),
+    key("allocation", Kind::Word(ALLOCATIONS), "", "immediate", "When the host gives it.").ends("", "memoryBacking/allocation/@mode").not_here(NO_BACKING),
+];
 
+#[rustfmt::skip]
 pub(super) const KERNEL: &[Key] = &[
     key("path", Kind::Path, "", "vmlinuz", "The kernel: ELF, bzImage or a compressed vmlinux, told apart by content.")
         .why("without one, the built-in guest starts; with a command, the newest kernel that this host can boot")
@@ -165,6 +196,14 @@ pub(super) const EVENTS: &[Key] = &[
         "What follows when the guest panics or triple-faults.",
     )
     .ends("pvpanic, port 0x505", "on_crash"),
+    key(
+        "on_lockfailure",
+        Kind::Word(LOCK_ACTIONS),
+        "",
+        "poweroff",
+        "What follows when a disk's lock is lost.",
+    )
+    .ends("", "on_lockfailure"),
     key(
         "max_restarts",
         Kind::Count {

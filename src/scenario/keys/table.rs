@@ -2,14 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::devices::{CONSOLE, CONSOLE_PORT, DISK, SERIAL};
+use super::devices::{CONSOLE, CONSOLE_PORT, DISK, SERIAL, STORAGE};
+use super::hardware::{
+    BALLOON, GRAPHICS, INPUT, NET, RNG, SHARE, SOUND, TPM, USB, VIDEO, VSOCK, WATCHDOG,
+};
 use super::machine::{CPU, EVENTS, GUEST, KERNEL, LIMITS, MEMORY, ROOT, TIMERS};
-use super::words::IRQCHIPS;
+use super::platform::{BOOT, CLOCK, FEATURES, FIRMWARE, HOST, PATCH, POWER, SECURITY};
+use super::words::{ARCHES, AUTO_SWITCH, IRQCHIPS, TYPES};
 use super::{Key, Kind, key};
 
-const NOT_YET: &str = "E-LATER";
-
 /// The scenario's own keys.
+#[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key(
         "name",
@@ -159,15 +162,7 @@ pub const KEYS: &[Key] = &[
         "{log: console.log}",
         "The console as a whole.",
     ),
-    key(
-        "rng",
-        Kind::Bool,
-        "false",
-        "true",
-        "A virtio-rng device that hands out the host's random bytes.",
-    )
-    .why("off: only what a scenario declares exists; x86 guests have RDRAND")
-    .ends("virtio device 4", "devices/rng"),
+    map("rng", RNG, Some("enabled"), "true", "Random bytes for the guest."),
     key(
         "irqchip",
         Kind::Word(IRQCHIPS),
@@ -253,88 +248,64 @@ pub const KEYS: &[Key] = &[
         "exit=3",
         "The built-in guest.",
     ),
-    later(
-        "preset",
-        &["presets", "scenario"],
-        "E-PRESET",
-        "Presets are not in this build yet: write out the keys that you need",
-    ),
-    later(
-        "nets",
-        &["net", "network", "networks"],
-        NOT_YET,
-        "Networks are not in this build yet",
-    ),
-    later(
-        "shares",
-        &["fs", "share", "filesystem", "virtiofs"],
-        NOT_YET,
-        "Shared directories are not in this build yet",
-    ),
-    later(
-        "vsock",
-        &[],
-        NOT_YET,
-        "Sockets between host and guest are not in this build yet",
-    ),
-    later(
-        "firmware",
-        &["uefi", "bios"],
-        NOT_YET,
-        "Firmware is not in this build yet: name a kernel",
-    ),
-    later(
-        "security",
-        &["sev", "sev_es", "sev_snp", "tee"],
-        NOT_YET,
-        "Memory encryption is not in this build yet",
-    ),
-    later(
-        "watchdog",
-        &[],
-        NOT_YET,
-        "Watchdogs are not in this build yet",
-    ),
-    later("tpm", &[], NOT_YET, "TPMs are not in this build yet"),
-    later(
-        "balloon",
-        &[],
-        NOT_YET,
-        "Balloons are not in this build yet",
-    ),
-    later(
-        "graphics",
-        &["video", "display", "displays", "gpu"],
-        NOT_YET,
-        "Screens are not in this build yet",
-    ),
-    later(
-        "sound",
-        &["audio", "snd"],
-        NOT_YET,
-        "Sound is not in this build yet",
-    ),
-    later(
-        "input",
-        &["usb"],
-        NOT_YET,
-        "Input devices are not in this build yet",
-    ),
-    later(
-        "host",
-        &["tune"],
-        NOT_YET,
-        "Host tuning is not in this build yet",
-    ),
+    key("preset", Kind::Texts, "", "desktop", "What the scenario starts from: desktop, computation, securevm, testing-os, easy-migration, soft-rt.")
+        .aka(&["presets", "scenario"]).why("what a scenario says itself goes on top; two presets may not disagree"),
+    key("feature", Kind::Texts, "", "[cpu_perf, storage_perf]", "Sets of settings that go on top of the presets; `plan --list` shows them.")
+        .aka(&["feature_sets"]),
+    key("uuid", Kind::Name { max: 36 }, "", "6f1c2b1a-9d0e-4c51-9c3f-0a4d5e6f7a8b", "Identity of the machine.")
+        .why("by default derived from its name, so that it is the same each time").ends("SMBIOS type 1", "uuid"),
+    key("title", Kind::Text, "", "Build machine", "A line about it.").ends("", "title"),
+    key("description", Kind::Text, "", "Builds the nightly images.", "More about it.").ends("", "description"),
+    key("metadata", Kind::Pairs(None), "", "{owner: lab}", "Names and values of your own; `os` is the libosinfo id of the guest's system.")
+        .ends("", "metadata"),
+    key("type", Kind::Word(TYPES), "", "kvm", "What libvirt runs the machine with.")
+        .why("the monitor of this program is always KVM").ends("", "@type"),
+    key("arch", Kind::Word(ARCHES), "x86_64", "x86_64", "Architecture of the guest.").aka(&["architecture"]).ends("", "os/type/@arch"),
+    key("machine", Kind::Name { max: 64 }, "q35", "pc-q35-7.2", "QEMU's machine type.")
+        .why("q35: the newest that the chosen emulator has; a version only where machines migrate").ends("", "os/type/@machine"),
+    key("emulator", Kind::Path, "", "/usr/bin/qemu-system-x86_64", "The emulator that libvirt starts.")
+        .why("by default /usr/bin/qemu-system-ARCH").ends("", "devices/emulator"),
+    key("iommu", Kind::Word(AUTO_SWITCH), "auto", "on", "DMA of virtio devices goes through the guest's IOMMU or bounce buffers.")
+        .why("auto: on where memory is encrypted, since the host cannot read the guest's buffers otherwise")
+        .ends("VIRTIO_F_ACCESS_PLATFORM", "devices/*/driver/@iommu"),
+    map("boot", BOOT, Some("devices"), "hd", "What the machine boots from.").aka(&["boot_dev"]),
+    key("bootdev", Kind::Alias(&["boot", "devices"]), "", "hd", "Short for boot.devices."),
+    map("firmware", FIRMWARE, Some("type"), "efi", "The firmware.").aka(&["uefi"]),
+    map("clock", CLOCK, Some("offset"), "utc", "The real-time clock."),
+    map("power", POWER, None, "{suspend_to_mem: true}", "Sleep states.").aka(&["pm"]),
+    map("features", FEATURES, None, "{acpi: true}", "Features of the platform."),
+    map("storage", STORAGE, None, "{cache: none}", "What holds for every disk that does not say otherwise.").aka(&["STORAGE_DATA"]),
+    list("nets", NET, "type", 32, "[{type: user}]", "Network cards.").aka(&["net", "network", "networks"]).ends("virtio device 1", "devices/interface"),
+    key("vnet", Kind::Alias(&["nets", "source"]), "", "default", "Short for nets[0].source."),
+    list("shares", SHARE, "source", 32, "[{source: /srv/data, target: data}]", "Directories of the host in the guest.")
+        .aka(&["fs", "share", "filesystem", "virtiofs", "host_filesystem"]).ends("virtio device 9, 26", "devices/filesystem"),
+    key("agent", Kind::Bool, "", "true", "A channel to QEMU's guest agent.").ends("virtio device 3", "devices/channel")
+        .not_here("The guest agent's channel is not in this build's monitor: use `consoles`"),
+    map("watchdog", WATCHDOG, Some("model"), "i6300esb", "A watchdog."),
+    map("tpm", TPM, Some("model"), "tpm-crb", "A trusted platform module."),
+    map("balloon", BALLOON, Some("model"), "none", "The memory balloon.").aka(&["memballoon"]),
+    list("video", VIDEO, "model", 16, "[virtio]", "Graphics cards.").aka(&["gpu"]),
+    list("graphics", GRAPHICS, "type", 8, "[vnc]", "Screens.").aka(&["display", "displays"]),
+    map("sound", SOUND, Some("model"), "ich9", "A sound card.").aka(&["audio", "snd"]),
+    map("input", INPUT, None, "{keyboard: virtio, mouse: virtio}", "Keyboard and pointers."),
+    map("usb", USB, Some("model"), "qemu-xhci", "USB."),
+    map("vsock", VSOCK, Some("cid"), "42", "Sockets between host and guest.").ends("virtio device 19", "devices/vsock"),
+    map("security", SECURITY, Some("type"), "sev", "Protection of the guest's memory from the host.").aka(&["launch_security", "tee"]),
+    map("host", HOST, None, "{thp: always}", "How the host is tuned for the machine.").aka(&["tune"]),
+    list("xml", PATCH, "path", 1024, "[{path: \"devices/video/model/@heads\", value: \"2\"}]", "Changes of the domain XML, made last."),
+    key("store", Kind::Path, "", "~/vms", "Where saved machines are.").aka(&["vm-config-store"]).why("by default ~/.local/share/vsc/vms"),
+    key("hosts", Kind::Path, "", "virthosts.yaml", "The list of hypervisors.").aka(&["hvconf"]).why("by default virthosts.yaml in the directory, then ~/.local/virt-scenario, /etc/virt-scenario, /etc"),
+    key("on", Kind::Name { max: 64 }, "", "localhost", "The hypervisor that runs the machine, a name in that list, instead of this program."),
 ];
 
-const fn later(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    code: &'static str,
-    text: &'static str,
-) -> Key {
-    key(name, Kind::Later(code, text), "", "", text).aka(aliases)
+#[rustfmt::skip]
+const fn map(name: &'static str, keys: &'static [Key], scalar: Option<&'static str>, example: &'static str, meaning: &'static str) -> Key {
+    key(name, Kind::Map { keys, scalar }, "", example, meaning)
+}
+
+#[rustfmt::skip]
+const fn list(name: &'static str, keys: &'static [Key], scalar: &'static str, max: usize, example: &'static str, meaning: &'static str) -> Key {
+    key(name, Kind::List { keys, scalar, max }, "", example, meaning)
 }
 
 /// Words of other tools that are not merely another spelling, with what to write here.
@@ -349,7 +320,6 @@ pub(crate) const FOREIGN: &[(&str, &str)] = &[
     ("sockets", "write `cpu: {topology: {sockets: …}}`"),
     ("cores", "write `cpu: {topology: {cores: …}}`"),
     ("threads", "write `cpu: {topology: {threads: …}}`"),
-    ("currentMemory", "write `memory: …`"),
     (
         "<<",
         "YAML 1.2 has no merge keys: repeat a value with `key: *name`",

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod diag;
 pub mod domain;
 pub mod facts;
+pub mod libvirt;
 pub mod scenario;
 
 use std::fs::File;

@@ -216,13 +216,12 @@ impl Virsh {
 const CONNECT: &str = "failed to connect to the hypervisor";
 
 type Heard = Receiver<Vec<u8>>;
+/// Both outputs, and how it ended.
+type Answer = (Vec<u8>, Vec<u8>, ExitStatus);
 
 /// What it writes to both outputs, read as it comes so that neither fills its pipe, and how it ends; nothing when the
 /// time is over before that.
-fn listen(
-    child: &mut Child,
-    deadline: Instant,
-) -> io::Result<Option<(Vec<u8>, Vec<u8>, ExitStatus)>> {
+fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<Answer>> {
     let out = child.stdout.take().map(collect).transpose()?;
     let err = child.stderr.take().map(collect).transpose()?;
     let hear = |stream: Option<Heard>| {

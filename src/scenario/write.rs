@@ -233,7 +233,10 @@ fn plain(text: &str, flow: bool) -> bool {
         _ => "?:,[]{}#&*!|>'\"%@`".contains(first),
     };
     let separates = |c: char| flow && ",[]{}".contains(c);
+    // Legal between brackets too, but not every parser thinks so.
+    let odd = flow && [" -", " ?", " :"].iter().any(|mark| text.contains(mark));
     !(indicator
+        || odd
         || text.starts_with(char::is_whitespace)
         || text.ends_with(char::is_whitespace)
         || text.ends_with(':')

@@ -34,7 +34,6 @@ fn examples(keys: &'static [Key], path: &str, out: &mut Vec<String>) {
         match key.kind {
             Kind::Map { keys, .. } => examples(keys, &format!("{here}."), out),
             Kind::List { keys, .. } => examples(keys, &format!("{here}.0."), out),
-            Kind::Later(..) => {}
             Kind::Word(words) => {
                 let allowed = words.iter().filter(|w| w.refused.is_none());
                 out.extend(allowed.map(|w| format!("{here}={}", w.name)));

@@ -12,6 +12,8 @@ pub mod domain;
 pub mod facts;
 pub mod libvirt;
 pub mod scenario;
+pub mod store;
+mod sys;
 
 use std::fs::File;
 use std::io::Read;

@@ -12,7 +12,7 @@ mod tree;
 mod types;
 pub(crate) mod value;
 mod write;
-mod yaml;
+pub(crate) mod yaml;
 
 pub(crate) use yaml::MAX_BYTES;
 

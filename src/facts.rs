@@ -9,11 +9,16 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IsTerminal, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vsc_vmm::kvm::{Host, HostKind};
+
+use crate::descriptors::{DescriptorFile, SYSTEM_DIRECTORIES, read_directories};
+use kernels::kernels_in;
+
+mod kernels;
 
 /// Where the host's own tree starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +145,23 @@ pub trait Facts {
     /// # Errors
     /// Why it cannot be read.
     fn file(&self, path: &Path) -> Result<FileInfo, FileError>;
+    /// The firmware descriptors of this host, or those in `directory` instead; see [`crate::descriptors`].
+    fn firmware(&self, _directory: Option<&Path>) -> Vec<DescriptorFile> {
+        Vec::new()
+    }
+    /// Looks for a firmware image; `path` is as the host itself names it.
+    ///
+    /// # Errors
+    /// Why no machine can have it.
+    fn firmware_image(&self, path: &Path) -> Result<(), FileError> {
+        match self.file(path)?.kind {
+            FileKind::Regular => Ok(()),
+            _ => Err(FileError::Other(NOT_REGULAR.into())),
+        }
+    }
 }
+
+const NOT_REGULAR: &str = "it is not a regular file";
 
 /// The facts as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +185,9 @@ pub struct HostFacts {
     /// Files; all others are missing.
     #[serde(default)]
     pub files: BTreeMap<PathBuf, Result<FileInfo, FileError>>,
+    /// Firmware descriptors.
+    #[serde(default)]
+    pub firmware: Vec<DescriptorFile>,
 }
 
 impl Default for HostFacts {
@@ -179,12 +203,13 @@ impl Default for HostFacts {
             kernels: Vec::new(),
             terminals: Terminals::default(),
             files: BTreeMap::new(),
+            firmware: Vec::new(),
         }
     }
 }
 
 impl HostFacts {
-    /// Asks for everything but files.
+    /// Asks for everything but files and firmware.
     pub fn of(facts: &dyn Facts) -> Self {
         HostFacts {
             memory: facts.memory(),
@@ -196,6 +221,7 @@ impl HostFacts {
             kernels: facts.kernels(),
             terminals: facts.terminals(),
             files: BTreeMap::new(),
+            firmware: Vec::new(),
         }
     }
 }
@@ -239,6 +265,14 @@ impl Facts for HostFacts {
             .cloned()
             .unwrap_or(Err(FileError::Missing))
     }
+
+    fn firmware(&self, directory: Option<&Path>) -> Vec<DescriptorFile> {
+        let files = self.firmware.iter();
+        files
+            .filter(|f| directory.is_none_or(|d| f.path.parent() == Some(d)))
+            .cloned()
+            .collect()
+    }
 }
 
 /// The host itself. Facts are read when asked for, once.
@@ -258,10 +292,14 @@ pub struct Variables {
     pub home: Option<PathBuf>,
     /// `$XDG_DATA_HOME`
     pub data_home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`
+    pub config_home: Option<PathBuf>,
     /// `$VSC_KERNELS`, a list of directories separated by colons.
     pub kernels: Option<PathBuf>,
     /// `$container`, set by systemd, podman and others.
     pub container: Option<String>,
+    /// This process is root's.
+    pub privileged: bool,
 }
 
 impl Variables {
@@ -275,8 +313,10 @@ impl Variables {
         Variables {
             home: path("HOME"),
             data_home: path("XDG_DATA_HOME").filter(|p| p.is_absolute()),
+            config_home: path("XDG_CONFIG_HOME").filter(|p| p.is_absolute()),
             kernels: path("VSC_KERNELS"),
             container: std::env::var("container").ok(),
+            privileged: fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0),
         }
     }
 }
@@ -331,7 +371,9 @@ impl LiveFacts {
             home,
             data_home,
             kernels,
+            config_home: _,
             container: _,
+            privileged: _,
         } = &self.variables;
         let mut out: Vec<PathBuf> = kernels.iter().flat_map(std::env::split_paths).collect();
         let data = data_home
@@ -340,6 +382,20 @@ impl LiveFacts {
         out.extend(data.map(|d| d.join("vsc/kernels")));
         out.extend(["/usr/local/share/vsc/kernels", "/usr/share/vsc/kernels"].map(PathBuf::from));
         out.retain(|d| !d.as_os_str().is_empty());
+        out
+    }
+
+    /// Directories that hold firmware descriptors, from general to specific. Root's home is not among them (libvirt,
+    /// qemu_interop_config.c: the system daemon does not look there either).
+    pub fn firmware_directories(&self) -> Vec<PathBuf> {
+        let mut out: Vec<PathBuf> = SYSTEM_DIRECTORIES.map(PathBuf::from).into();
+        let config = self.variables.config_home.clone();
+        let home = || Some(self.variables.home.as_ref()?.join(".config"));
+        if let Some(config) = config.or_else(home)
+            && !self.variables.privileged
+        {
+            out.push(config.join("qemu/firmware"));
+        }
         out
     }
 }
@@ -445,6 +501,21 @@ impl Facts for LiveFacts {
             writable,
         })
     }
+
+    fn firmware(&self, directory: Option<&Path>) -> Vec<DescriptorFile> {
+        match directory {
+            Some(directory) => read_directories(&self.root, &[directory.to_owned()], true),
+            None => read_directories(&self.root, &self.firmware_directories(), false),
+        }
+    }
+
+    fn firmware_image(&self, path: &Path) -> Result<(), FileError> {
+        let path = self.root.at(path);
+        if !fs::metadata(&path)?.is_file() {
+            return Err(FileError::Other(NOT_REGULAR.into()));
+        }
+        Ok(fs::File::open(&path).map(drop)?)
+    }
 }
 
 /// How many numbers a kernel list such as `0-3,8` names.
@@ -454,53 +525,6 @@ fn count_list(text: &str) -> Option<u32> {
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
         sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
     })
-}
-
-/// Kernel files of one directory, newest version first.
-fn kernels_in(directory: &Path, ours: bool) -> Vec<InstalledKernel> {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = entries
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .filter(|n| {
-            ["vmlinuz", "vmlinux", "bzImage"]
-                .iter()
-                .any(|p| n.starts_with(p))
-        })
-        .filter(|n| {
-            ![".old", ".bak", ".dpkg-tmp", ".dpkg-new", ".sig", "-rescue"]
-                .iter()
-                .any(|s| n.ends_with(s))
-        })
-        .collect();
-    names.sort_by_key(|name| std::cmp::Reverse(version(name)));
-    names
-        .into_iter()
-        .map(|name| InstalledKernel {
-            path: directory.join(name),
-            ours,
-        })
-        .collect()
-}
-
-/// A name cut into numbers and what is between them, so that 6.12 comes after 6.1.
-fn version(name: &str) -> Vec<(u64, String)> {
-    let mut out = Vec::new();
-    let mut rest = name.trim_start_matches(|c: char| !c.is_ascii_digit());
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let words = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
-        let (word, next) = tail.split_at(words);
-        out.push((number.parse().unwrap_or(u64::MAX), word.to_owned()));
-        rest = next;
-    }
-    out
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod compile;
+pub mod descriptors;
 pub mod diag;
 pub mod domain;
 pub mod facts;

@@ -12,6 +12,7 @@ pub mod diag;
 pub mod domain;
 pub mod facts;
 pub mod libvirt;
+pub mod images;
 pub mod scenario;
 pub mod store;
 mod sys;

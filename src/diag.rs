@@ -116,6 +116,8 @@ impl<T: Eq> Eq for Spanned<T> {}
 enum SourceKind {
     File,
     Flag,
+    Preset,
+    Settings,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +134,30 @@ pub struct Sources(Vec<Source>);
 impl Sources {
     pub(crate) fn add_file(&mut self, name: &str, text: Arc<str>) -> u16 {
         self.add(SourceKind::File, name, text)
+    }
+
+    /// A preset or feature set of this program: `name` is `preset desktop` or `feature cpu_perf`.
+    pub(crate) fn add_preset(&mut self, name: &str, text: Arc<str>) -> u16 {
+        self.add(SourceKind::Preset, name, text)
+    }
+
+    /// The user's settings, which hold for every machine.
+    pub(crate) fn add_settings(&mut self, name: &str, text: Arc<str>) -> u16 {
+        self.add(SourceKind::Settings, name, text)
+    }
+
+    /// Whether a value is somebody's advice, not what was asked for in this scenario: a default, a preset's, or one
+    /// of the settings for all machines.
+    pub(crate) fn is_advice(&self, span: Span) -> bool {
+        let source = self.0.get(usize::from(span.source));
+        source.is_none_or(|s| matches!(s.kind, SourceKind::Preset | SourceKind::Settings))
+    }
+
+    /// The whole line of the text that a place is on.
+    pub(crate) fn line(&self, span: Span) -> Option<&str> {
+        let source = self.0.get(usize::from(span.source))?;
+        let (_, _, text, _) = locate(&source.text, span.start as usize);
+        Some(text)
     }
 
     pub(crate) fn add_flag(&mut self, text: Arc<str>) -> u16 {
@@ -159,12 +185,19 @@ impl Sources {
             SourceKind::Flag => Origin::Flag {
                 text: source.text.to_string(),
             },
-            SourceKind::File => {
+            SourceKind::File | SourceKind::Settings => {
                 let (line, column, _, _) = locate(&source.text, span.start as usize);
-                Origin::File {
-                    file: source.name.clone(),
+                let file = source.name.clone();
+                match source.kind {
+                    SourceKind::Settings => Origin::Settings { file, line, column },
+                    _ => Origin::File { file, line, column },
+                }
+            }
+            SourceKind::Preset => {
+                let (line, _, _, _) = locate(&source.text, span.start as usize);
+                Origin::Preset {
+                    name: source.name.clone(),
                     line,
-                    column,
                 }
             }
         }
@@ -214,6 +247,22 @@ pub enum Origin {
         /// The option as written.
         text: String,
     },
+    /// A preset or a feature set of this program.
+    Preset {
+        /// `preset NAME` or `feature NAME`.
+        name: String,
+        /// Line of its file, from 1.
+        line: usize,
+    },
+    /// A line of the settings file.
+    Settings {
+        /// Name of the file.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1, in characters.
+        column: usize,
+    },
 }
 
 impl fmt::Display for Origin {
@@ -222,6 +271,8 @@ impl fmt::Display for Origin {
             Origin::Default => f.write_str("default"),
             Origin::File { file, line, .. } => write!(f, "{}:{line}", shown(file)),
             Origin::Flag { text } => f.write_str(&shown(text)),
+            Origin::Preset { name, line } => write!(f, "{name}:{line}"),
+            Origin::Settings { file, line, .. } => write!(f, "settings {}:{line}", shown(file)),
         }
     }
 }

@@ -188,6 +188,38 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
     }
 }
 
+/// A value as text: a leaf as it could be written, a list or a map as its members.
+pub(crate) fn text(entry: &Entry) -> String {
+    let mut parts = Vec::new();
+    settings_written(entry, String::new(), &mut |key, value, _| {
+        parts.push(if key.is_empty() { value } else { format!("{key}={value}") });
+    });
+    parts.join(" ")
+}
+
+/// Walks over every value that was written.
+pub(crate) fn settings_written(entry: &Entry, path: String, out: &mut dyn FnMut(String, String, Span)) {
+    let join = |name: &str| match path.is_empty() {
+        true => name.to_owned(),
+        false => format!("{path}.{name}"),
+    };
+    match &entry.body {
+        Body::Wrong => {}
+        Body::Leaf(leaf) => out(path, leaf_text(leaf), entry.span),
+        Body::List(members) => {
+            for (index, member) in members.iter().enumerate() {
+                settings_written(member, format!("{path}[{index}]"), out);
+            }
+        }
+        Body::Member(index, member) => settings_written(member, format!("{path}[{index}]"), out),
+        Body::Map(entries) => {
+            for entry in entries {
+                settings_written(entry, join(entry.key.name), out);
+            }
+        }
+    }
+}
+
 fn leaf_text(leaf: &Leaf) -> String {
     let spelled = |words: &mut dyn Iterator<Item = String>| {
         format!("[{}]", words.collect::<Vec<_>>().join(", "))

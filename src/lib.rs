@@ -25,17 +25,7 @@ use std::sync::Arc;
 use compile::Plan;
 use diag::{Diagnostic, Diagnostics, Sources, Span};
 use facts::Facts;
-use scenario::{Input, Layer, Parsed};
-
-/// Names of presets, which a command line may give in place of a file.
-const PRESETS: [&str; 6] = [
-    "desktop",
-    "computation",
-    "securevm",
-    "testing-os",
-    "easy-migration",
-    "soft-rt",
-];
+use scenario::{Input, Layer, Override, Parsed, presets};
 
 /// Reads and parses a scenario: a file, or none for a scenario that the layers alone describe. Mistakes in the text
 /// are in [`Parsed::problems`], to be reported together with those that [`compile()`] finds.
@@ -47,16 +37,21 @@ pub fn load(
     layers: Vec<Layer>,
     home: Option<PathBuf>,
 ) -> Result<Parsed, Diagnostics> {
-    let Some(path) = file else {
-        return Ok(scenario::parse(&Input {
-            file: None,
-            layers,
-            home,
-        }));
-    };
-    let bytes = read(path).map_err(|d| Diagnostics::new(vec![*d], Arc::new(Sources::default())))?;
+    let alone = |d: Box<Diagnostic>| Diagnostics::new(vec![*d], Arc::new(Sources::default()));
+    let mut layers = layers;
+    // A preset's name stands for a scenario that says only `preset: NAME`; a file of that name is ./NAME.
+    let preset = file.and_then(Path::to_str).and_then(presets::find);
+    if let Some(preset) = preset {
+        layers.insert(
+            0,
+            Layer::Flag(Override::flag("SCENARIO", "preset", preset.name)),
+        );
+    }
+    let file = file.filter(|_| preset.is_none());
+    let bytes = file.map(read).transpose().map_err(alone)?;
     Ok(scenario::parse(&Input {
-        file: Some((path, &bytes)),
+        file: file.zip(bytes.as_deref()),
+        settings: None,
         layers,
         home,
     }))
@@ -78,15 +73,7 @@ pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
 /// The bytes of a scenario, no more than one may have and one byte to tell that there were more.
 fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
     let shown = path.display();
-    let name = path.to_string_lossy();
     let failed = |error: std::io::Error| {
-        if error.kind() == std::io::ErrorKind::NotFound && PRESETS.contains(&&*name) {
-            let message = format!("Presets are not in this build yet: `{name}`");
-            let d = Diagnostic::error("E-PRESET", Span::NONE, message);
-            return Box::new(d.help(format!(
-                "Write out the keys that you need; a file of that name is ./{name}"
-            )));
-        }
         let message = format!("The scenario {shown} cannot be read: {}", reason(&error));
         let d = Diagnostic::error("E-SCENARIO", Span::NONE, message);
         Box::new(d.help("Give the name of a scenario file; a command for a guest comes after `--`"))

@@ -266,6 +266,7 @@ fn messages(text: &str, flags: &[&str]) -> String {
         .collect();
     let parsed = vsc::scenario::parse(&Input {
         file: Some((Path::new("lab/s.yaml"), text.as_bytes())),
+        settings: None,
         layers,
         home: Some("/root".into()),
     });
@@ -312,6 +313,7 @@ fn records_say_the_same_as_text() {
         let file = Some((Path::new("lab/s.yaml"), text.as_bytes()));
         let parsed = vsc::scenario::parse(&Input {
             file,
+            settings: None,
             layers,
             home: None,
         });

@@ -44,6 +44,7 @@ fn host() -> HostFacts {
 fn parsed(text: &str) -> Parsed {
     scenario::parse(&Input {
         file: Some((Path::new("s.yaml"), text.as_bytes())),
+        settings: None,
         ..Input::default()
     })
 }
@@ -305,6 +306,7 @@ fn defaults_of_the_table_are_those_of_the_plan() {
         let written = compile(
             scenario::parse(&Input {
                 file,
+                settings: None,
                 layers,
                 home: None,
             }),

@@ -39,6 +39,8 @@ pub struct Key {
     pub xml: &'static str,
     /// Why the monitor of this build cannot do it, where only the domain XML can say it.
     pub elsewhere: Option<&'static str>,
+    /// Values, as text, that describe the monitor of this build as it is, in spite of `elsewhere`; `*` is every one.
+    pub as_is: &'static [&'static str],
 }
 
 /// What the value of a key is.
@@ -164,6 +166,7 @@ const fn key(
         register: "",
         xml: "",
         elsewhere: None,
+        as_is: &[],
     }
 }
 
@@ -187,6 +190,12 @@ impl Key {
     /// The monitor of this build cannot do it; only the domain XML can say it.
     const fn not_here(mut self, why: &'static str) -> Self {
         self.elsewhere = Some(why);
+        self
+    }
+
+    /// Values that describe the monitor of this build as it is.
+    const fn but(mut self, values: &'static [&'static str]) -> Self {
+        self.as_is = values;
         self
     }
 

@@ -7,6 +7,7 @@
 mod decode;
 pub(crate) mod json;
 pub mod keys;
+pub mod presets;
 pub(crate) mod suggest;
 mod tree;
 mod types;
@@ -86,6 +87,8 @@ pub enum Layer {
 pub struct Input<'a> {
     /// The scenario file: its name as the user gave it, and its content.
     pub file: Option<(&'a Path, &'a [u8])>,
+    /// The settings that go between presets and scenario, where a scenario has a preset: a `virtscenario.yaml`.
+    pub settings: Option<(&'a Path, &'a [u8])>,
     /// What the command line adds; later wins.
     pub layers: Vec<Layer>,
     /// `$HOME`, for `~`.
@@ -103,44 +106,56 @@ pub struct Parsed {
     pub sources: Arc<Sources>,
     /// The file, as the user named it.
     pub file: Option<PathBuf>,
+    /// The presets and feature sets that it starts from.
+    pub presets: Vec<&'static str>,
+    /// Everything that was said, the later on top of the earlier.
     pub(crate) tree: Arc<Entry>,
+    /// What presets and feature sets alone say.
+    pub(crate) recommended: Arc<Entry>,
 }
 
-/// Parses a scenario and everything on top of it. All that is wrong is found in one pass.
+/// Parses a scenario and everything under and on top of it: presets, feature sets, settings, the file, the command
+/// line. All that is wrong is found in one pass.
 pub fn parse(input: &Input<'_>) -> Parsed {
     let mut sources = Sources::default();
     let mut problems = Vec::new();
-    let mut tree = tree::empty();
-    if let Some((path, bytes)) = input.file {
-        let name = path.display().to_string();
-        let base = value::Base {
-            dir: value::directory_of(path),
-            home: input.home.clone(),
-        };
-        match yaml::decode(bytes) {
-            Err((shown, problem)) => {
-                problems.push(problem.diagnostic(sources.add_file(&name, shown)))
-            }
-            Ok(text) => {
-                let source = sources.add_file(&name, text.clone());
-                if let Some(node) = yaml::parse(&text, source, 0, &mut problems) {
-                    tree = Decoder {
-                        base: &base,
-                        problems: &mut problems,
-                    }
-                    .file(&node);
-                }
-            }
-        }
-    }
+    let own = input.file.map(|(path, bytes)| {
+        file_tree(
+            path,
+            bytes,
+            input,
+            Kind::Scenario,
+            &mut sources,
+            &mut problems,
+        )
+    });
     let base = value::Base {
         dir: PathBuf::new(),
         home: input.home.clone(),
     };
-    for layer in &input.layers {
-        if let Some(over) = decode_layer(layer, &base, &mut sources, &mut problems) {
-            tree::merge(&mut tree, over, &mut problems);
-        }
+    let overs: Vec<Entry> = input
+        .layers
+        .iter()
+        .filter_map(|layer| decode_layer(layer, &base, &mut sources, &mut problems))
+        .collect();
+    let asked: Vec<&Entry> = own.iter().chain(&overs).collect();
+    let base = presets::base(&asked, &mut sources, &mut problems);
+    let mut tree = base.tree.clone();
+    if let Some((path, bytes)) = input.settings
+        && !base.names.is_empty()
+    {
+        let settings = file_tree(
+            path,
+            bytes,
+            input,
+            Kind::Settings,
+            &mut sources,
+            &mut problems,
+        );
+        tree::merge(&mut tree, settings, &mut problems);
+    }
+    for layer in own.into_iter().chain(overs) {
+        tree::merge(&mut tree, layer, &mut problems);
     }
     let file = input.file.map(|(path, _)| path.to_owned());
     let scenario = Reader(&tree).scenario();
@@ -149,7 +164,54 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         problems,
         sources: Arc::new(sources),
         file,
+        presets: base.names,
         tree: Arc::new(tree),
+        recommended: Arc::new(base.tree),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Scenario,
+    Settings,
+}
+
+fn file_tree(
+    path: &Path,
+    bytes: &[u8],
+    input: &Input<'_>,
+    kind: Kind,
+    sources: &mut Sources,
+    problems: &mut Vec<Diagnostic>,
+) -> Entry {
+    let name = path.display().to_string();
+    let base = value::Base {
+        dir: value::directory_of(path),
+        home: input.home.clone(),
+    };
+    let add = |sources: &mut Sources, text| match kind {
+        Kind::Scenario => sources.add_file(&name, text),
+        Kind::Settings => sources.add_settings(&name, text),
+    };
+    match yaml::decode(bytes) {
+        Err((shown, problem)) => {
+            problems.push(problem.diagnostic(add(sources, shown)));
+            tree::empty()
+        }
+        Ok(text) => {
+            let source = add(sources, text.clone());
+            let Some(node) = yaml::parse(&text, source, 0, problems) else {
+                return tree::empty();
+            };
+            let mut decoder = Decoder {
+                base: &base,
+                problems,
+            };
+            match kind {
+                Kind::Scenario => decoder.file(&node),
+                Kind::Settings => decoder.file(&node),
+            }
+        }
     }
 }
 

@@ -46,9 +46,16 @@ pub fn feature(name: &str) -> Option<&'static Preset> {
 impl Preset {
     /// What it is, in one line.
     pub fn about(&self) -> &'static str {
-        let said = self.text.lines().find_map(|l| l.strip_prefix("description: "));
+        let said = self
+            .text
+            .lines()
+            .find_map(|l| l.strip_prefix("description: "));
         let said = said.map(|l| l.split("  #").next().unwrap_or(l));
-        let comment = || self.text.lines().find_map(|l| l.split_once("# ").map(|(_, c)| c));
+        let comment = || {
+            self.text
+                .lines()
+                .find_map(|l| l.split_once("# ").map(|(_, c)| c))
+        };
         said.or_else(comment).unwrap_or_default().trim()
     }
 }
@@ -85,16 +92,29 @@ pub(super) struct Base {
 }
 
 /// Finds and joins them. `asked` are the trees that go on top, the last one wins: what they say cannot be in conflict.
-pub(super) fn base(asked: &[&Entry], sources: &mut Sources, problems: &mut Vec<Diagnostic>) -> Base {
+pub(super) fn base(
+    asked: &[&Entry],
+    sources: &mut Sources,
+    problems: &mut Vec<Diagnostic>,
+) -> Base {
     let names = |key: &str| {
-        let given = asked.iter().rev().find_map(|tree| match &tree.get(key)?.body {
-            Body::Leaf(Leaf::Words(words)) => Some(words.as_slice()),
-            _ => None,
-        });
+        let given = asked
+            .iter()
+            .rev()
+            .find_map(|tree| match &tree.get(key)?.body {
+                Body::Leaf(Leaf::Words(words)) => Some(words.as_slice()),
+                _ => None,
+            });
         given.unwrap_or_default()
     };
-    let mut base = Base { tree: tree::empty(), names: Vec::new() };
-    for (key, list, known) in [("preset", names("preset"), PRESETS), ("feature", names("feature"), FEATURES)] {
+    let mut base = Base {
+        tree: tree::empty(),
+        names: Vec::new(),
+    };
+    for (key, list, known) in [
+        ("preset", names("preset"), PRESETS),
+        ("feature", names("feature"), FEATURES),
+    ] {
         let mut level: Option<Entry> = None;
         for name in list {
             let Some(preset) = known.iter().find(|p| p.name == name.value) else {
@@ -122,8 +142,16 @@ pub(super) fn base(asked: &[&Entry], sources: &mut Sources, problems: &mut Vec<D
 }
 
 fn unknown(key: &str, name: &Spanned<String>, known: &[Preset]) -> Diagnostic {
-    let what = if key == "preset" { "preset" } else { "feature set" };
-    let mut d = Diagnostic::error("E-PRESET", name.span, format!("There is no {what} {}", quoted(&name.value)));
+    let what = if key == "preset" {
+        "preset"
+    } else {
+        "feature set"
+    };
+    let mut d = Diagnostic::error(
+        "E-PRESET",
+        name.span,
+        format!("There is no {what} {}", quoted(&name.value)),
+    );
     if let Some(near) = nearest(&name.value, known.iter().map(|p| p.name)) {
         d = d.label(format!("did you mean `{near}`?"));
     }
@@ -131,17 +159,32 @@ fn unknown(key: &str, name: &Spanned<String>, known: &[Preset]) -> Diagnostic {
     d.help(format!("There are {}", names.join(", ")))
 }
 
-fn read(key: &str, preset: &Preset, sources: &mut Sources, problems: &mut Vec<Diagnostic>) -> Entry {
+fn read(
+    key: &str,
+    preset: &Preset,
+    sources: &mut Sources,
+    problems: &mut Vec<Diagnostic>,
+) -> Entry {
     let source = sources.add_preset(&format!("{key} {}", preset.name), preset.text.into());
     let base = value::Base::default();
     match yaml::parse(preset.text, source, 0, problems) {
-        Some(node) => Decoder { base: &base, problems }.file(&node),
+        Some(node) => Decoder {
+            base: &base,
+            problems,
+        }
+        .file(&node),
         None => tree::empty(),
     }
 }
 
 /// Values that two presets disagree on, and that nothing on top decides.
-fn conflicts(a: &Entry, b: &Entry, asked: &[&Entry], path: &mut Vec<&'static str>, problems: &mut Vec<Diagnostic>) {
+fn conflicts(
+    a: &Entry,
+    b: &Entry,
+    asked: &[&Entry],
+    path: &mut Vec<&'static str>,
+    problems: &mut Vec<Diagnostic>,
+) {
     if path.as_slice() == ["description"] {
         return;
     }
@@ -155,7 +198,11 @@ fn conflicts(a: &Entry, b: &Entry, asked: &[&Entry], path: &mut Vec<&'static str
         }
         return;
     }
-    let decided = asked.iter().any(|tree| path.iter().try_fold(*tree, |entry, name| entry.get(name)).is_some());
+    let decided = asked.iter().any(|tree| {
+        path.iter()
+            .try_fold(*tree, |entry, name| entry.get(name))
+            .is_some()
+    });
     let (ours, theirs) = (tree::text(a), tree::text(b));
     if ours == theirs || decided {
         return;
@@ -165,7 +212,10 @@ fn conflicts(a: &Entry, b: &Entry, asked: &[&Entry], path: &mut Vec<&'static str
         Diagnostic::error("E-PRESET-CONFLICT", b.span, message)
             .label(theirs)
             .also(a.span, ours)
-            .help(format!("Say `{}` in the scenario, or keep one of the two", path.join("."))),
+            .help(format!(
+                "Say `{}` in the scenario, or keep one of the two",
+                path.join(".")
+            )),
     );
 }
 
@@ -178,7 +228,11 @@ pub fn check_all() -> Diagnostics {
             read(key, preset, &mut sources, &mut problems);
         }
     }
-    debug_assert!(problems.iter().all(|d| d.severity == Severity::Error && d.span != Span::NONE));
+    debug_assert!(
+        problems
+            .iter()
+            .all(|d| d.severity == Severity::Error && d.span != Span::NONE)
+    );
     Diagnostics::new(problems, std::sync::Arc::new(sources))
 }
 
@@ -191,16 +245,39 @@ mod tests {
         assert_eq!(check_all().render(false), "");
         for preset in PRESETS.iter().chain(FEATURES) {
             assert!(preset.about().len() > 10, "{}", preset.name);
-            for line in preset.text.lines().filter(|l| !l.starts_with('#') && !l.trim_end().ends_with(':')) {
-                let trivial = ["tpm: none", "sound: none", "dir: /var", "fmode", "dmode", "target: host"];
-                assert!(reason(line).is_some() || trivial.iter().any(|t| line.contains(t)), "{}: {line}", preset.name);
+            for line in preset
+                .text
+                .lines()
+                .filter(|l| !l.starts_with('#') && !l.trim_end().ends_with(':'))
+            {
+                let trivial = [
+                    "tpm: none",
+                    "sound: none",
+                    "dir: /var",
+                    "fmode",
+                    "dmode",
+                    "target: host",
+                ];
+                assert!(
+                    reason(line).is_some() || trivial.iter().any(|t| line.contains(t)),
+                    "{}: {line}",
+                    preset.name
+                );
             }
         }
     }
 
     #[test]
     fn a_reason_has_three_parts() {
-        let reason = reason("  ksm: true  # saves memory | risk: timing tells | see: ksm.rst").unwrap();
-        assert_eq!((reason.why.as_str(), reason.risk.as_str(), reason.see.as_str()), ("saves memory", "timing tells", "ksm.rst"));
+        let reason =
+            reason("  ksm: true  # saves memory | risk: timing tells | see: ksm.rst").unwrap();
+        assert_eq!(
+            (
+                reason.why.as_str(),
+                reason.risk.as_str(),
+                reason.see.as_str()
+            ),
+            ("saves memory", "timing tells", "ksm.rst")
+        );
     }
 }

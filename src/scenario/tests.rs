@@ -10,6 +10,7 @@ fn parsed(text: &str, flags: &[&str]) -> Parsed {
     let file = Some((Path::new("lab/s.yaml"), text.as_bytes()));
     parse(&Input {
         file,
+        settings: None,
         layers,
         home: Some("/home/u".into()),
     })
@@ -226,6 +227,7 @@ fn a_command_after_two_dashes_replaces_the_files() {
     let file = Some((Path::new("s.yaml"), "command: false\n".as_bytes()));
     let parsed = parse(&Input {
         file,
+        settings: None,
         layers,
         home: None,
     });

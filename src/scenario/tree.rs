@@ -77,6 +77,7 @@ pub(crate) static ROOT: Key = Key {
     register: "",
     xml: "domain",
     elsewhere: None,
+    as_is: &[],
 };
 
 /// An empty tree.
@@ -192,13 +193,21 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
 pub(crate) fn text(entry: &Entry) -> String {
     let mut parts = Vec::new();
     settings_written(entry, String::new(), &mut |key, value, _| {
-        parts.push(if key.is_empty() { value } else { format!("{key}={value}") });
+        parts.push(if key.is_empty() {
+            value
+        } else {
+            format!("{key}={value}")
+        });
     });
     parts.join(" ")
 }
 
 /// Walks over every value that was written.
-pub(crate) fn settings_written(entry: &Entry, path: String, out: &mut dyn FnMut(String, String, Span)) {
+pub(crate) fn settings_written(
+    entry: &Entry,
+    path: String,
+    out: &mut dyn FnMut(String, String, Span),
+) {
     let join = |name: &str| match path.is_empty() {
         true => name.to_owned(),
         false => format!("{path}.{name}"),

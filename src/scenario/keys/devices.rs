@@ -109,15 +109,15 @@ pub(super) const DISK: &[Key] = &[
     key("io", Kind::Word(IO_MODES), "", "io_uring", "How the host reads and writes it.")
         .why("by default io_uring where there is one").ends("", "devices/disk/driver/@io"),
     key("detect_zeroes", Kind::Word(ZEROES), "", "off", "What becomes of blocks of zeros that the guest writes.")
-        .ends("", "devices/disk/driver/@detect_zeroes").not_here("The monitor of this build writes zeros as they come"),
+        .ends("", "devices/disk/driver/@detect_zeroes").not_here("The monitor of this build writes zeros as they come").but(&["off"]),
     key("iothread", Kind::Count { min: 1, max: 64 }, "", "1", "The I/O loop that serves it, from 1.")
-        .why("by default in turns over `iothreads`").ends("", "devices/disk/driver/@iothread").not_here(ONE_LOOP),
+        .why("by default in turns over `iothreads`").ends("", "devices/disk/driver/@iothread").not_here(ONE_LOOP).but(&["*"]),
     key("queues", Kind::Count { min: 1, max: 256 }, "", "2", "Queues.").ends("VIRTIO_BLK_F_MQ", "devices/disk/driver/@queues").not_here(ONE_QUEUE),
-    key("shareable", Kind::Bool, "", "true", "Other machines write it too.").ends("", "devices/disk/shareable").not_here("The monitor of this build shares only disks that are read_only"),
-    key("transient", Kind::Bool, "", "true", "What the guest writes is gone at the end.").ends("", "devices/disk/transient").not_here(NO_TRANSIENT),
+    key("shareable", Kind::Bool, "", "true", "Other machines write it too.").ends("", "devices/disk/shareable").not_here("The monitor of this build shares only disks that are read_only").but(&["false"]),
+    key("transient", Kind::Bool, "", "true", "What the guest writes is gone at the end.").ends("", "devices/disk/transient").not_here(NO_TRANSIENT).but(&["false"]),
     key("boot", Kind::Count { min: 1, max: ANY }, "", "1", "Place in the boot order.").ends("", "devices/disk/boot/@order").not_here(NO_BOOT),
     key("iommu", Kind::Bool, "", "true", "DMA of this device goes through the guest's IOMMU or bounce buffers.")
-        .ends("VIRTIO_F_ACCESS_PLATFORM", "devices/disk/driver/@iommu").not_here("Encrypted memory is not in this build's monitor yet"),
+        .ends("VIRTIO_F_ACCESS_PLATFORM", "devices/disk/driver/@iommu").not_here("Encrypted memory is not in this build's monitor yet").but(&["false"]),
     key("size", Kind::Size, "", "20G", "Makes the image at the first run, of this size; an image that is there is never touched.")
         .aka(&["capacity"]),
     key("preallocation", Kind::Word(PREALLOCATIONS), "off", "metadata", "What is reserved when the image is made."),
@@ -142,7 +142,7 @@ pub(super) const STORAGE: &[Key] = &[
     key("cache", Kind::Word(CACHES), "", "none", "disks[].cache, where a disk does not say.").aka(&["disk_cache"]),
     key("io", Kind::Word(IO_MODES), "", "io_uring", "disks[].io, where a disk does not say."),
     key("discard", Kind::Word(DISCARDS), "", "unmap", "disks[].discard, where a disk does not say."),
-    key("transient", Kind::Bool, "", "true", "disks[].transient, where a disk does not say."),
+    key("transient", Kind::Bool, "", "true", "disks[].transient, where a disk does not say.").but(&["false"]),
     key("size", Kind::Size, "", "20G", "disks[].size, where a disk names no image.").aka(&["capacity"]),
     key("preallocation", Kind::Word(PREALLOCATIONS), "", "metadata", "disks[].preallocation, where a disk does not say."),
     key("cluster_size", Kind::Size, "", "1M", "disks[].cluster_size, where a disk does not say."),

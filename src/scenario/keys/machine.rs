@@ -89,9 +89,9 @@ pub(super) const CPU: &[Key] = &[
     key("mode", Kind::Word(MODES), "", "host-passthrough", "Where the guest's CPU comes from.")
         .why("by default host-passthrough; with `type: qemu` maximum").ends("KVM_SET_CPUID2", "cpu/@mode"),
     key("model", Kind::Name { max: 64 }, "", "EPYC", "The model, for `mode: custom`.").ends("", "cpu/model").not_here(NO_CPU),
-    key("check", Kind::Word(CHECKS), "", "none", "What libvirt checks of the CPU before the start.").ends("", "cpu/@check").not_here(NO_CPU),
+    key("check", Kind::Word(CHECKS), "", "none", "What libvirt checks of the CPU before the start.").ends("", "cpu/@check").not_here(NO_CPU).but(&["*"]),
     key("migratable", Kind::Bool, "", "true", "Only features that a machine can take along to another host.")
-        .why("on leaves out invariant TSC and the like").ends("CPUID 0x80000007 EDX bit 8", "cpu/@migratable").not_here(NO_CPU),
+        .why("on leaves out invariant TSC and the like").ends("CPUID 0x80000007 EDX bit 8", "cpu/@migratable").not_here(NO_CPU).but(&["*"]),
     key("cache", Kind::Word(CPU_CACHES), "", "passthrough", "The caches that the guest sees.").ends("CPUID 4", "cpu/cache/@mode"),
     key("features", Kind::Pairs(Some(POLICIES)), "", "{svm: disable}", "Single features of the CPU, by libvirt's names.")
         .ends("CPUID", "cpu/feature/@policy").not_here(NO_CPU),
@@ -108,16 +108,16 @@ pub(super) const MEMORY: &[Key] = &[
         .why("8 MiB to the host's RAM, in pages of 4 KiB").ends("E820 map", "memory"),
     key("current", Kind::Size, "", "1G", "What the guest has at the start; the balloon holds the rest.")
         .aka(&["currentMemory"]).ends("", "currentMemory").not_here("Balloons are not in this build's monitor yet"),
-    key("source", Kind::Word(SOURCES), "", "memfd", "What stands behind it.").ends("", "memoryBacking/source/@type").not_here(NO_BACKING),
-    key("access", Kind::Word(SHARINGS), "", "shared", "Who may map it.").ends("", "memoryBacking/access/@mode").not_here(NO_BACKING),
+    key("source", Kind::Word(SOURCES), "", "memfd", "What stands behind it.").ends("", "memoryBacking/source/@type").not_here(NO_BACKING).but(&["memfd", "anonymous"]),
+    key("access", Kind::Word(SHARINGS), "", "shared", "Who may map it.").ends("", "memoryBacking/access/@mode").not_here(NO_BACKING).but(&["*"]),
     key("hugepages", Kind::Word(HUGEPAGES), "", "2M", "Pages of hugetlbfs.").why("fewer TLB misses; the pages must be reserved on the host")
-        .ends("", "memoryBacking/hugepages").not_here(NO_BACKING),
-    key("locked", Kind::Bool, "", "true", "Never swapped out.").ends("mlock(2)", "memoryBacking/locked").not_here(NO_BACKING),
+        .ends("", "memoryBacking/hugepages").not_here(NO_BACKING).but(&["none"]),
+    key("locked", Kind::Bool, "", "true", "Never swapped out.").ends("mlock(2)", "memoryBacking/locked").not_here(NO_BACKING).but(&["false"]),
     key("hard_limit", Kind::Size, "", "2304M", "Most that the emulator may use.")
         .why("memory that is locked or encrypted needs one: RAM + 256 MiB").ends("", "memtune/hard_limit").not_here(NO_BACKING),
-    key("nosharepages", Kind::Bool, "", "true", "KSM does not merge it.").ends("", "memoryBacking/nosharepages").not_here(NO_BACKING),
-    key("discard", Kind::Bool, "", "true", "Not written back to its file at the end.").ends("", "memoryBacking/discard").not_here(NO_BACKING),
-    key("allocation", Kind::Word(ALLOCATIONS), "", "immediate", "When the host gives it.").ends("", "memoryBacking/allocation/@mode").not_here(NO_BACKING),
+    key("nosharepages", Kind::Bool, "", "true", "KSM does not merge it.").ends("", "memoryBacking/nosharepages").not_here(NO_BACKING).but(&["false"]),
+    key("discard", Kind::Bool, "", "true", "Not written back to its file at the end.").ends("", "memoryBacking/discard").not_here(NO_BACKING).but(&["*"]),
+    key("allocation", Kind::Word(ALLOCATIONS), "", "immediate", "When the host gives it.").ends("", "memoryBacking/allocation/@mode").not_here(NO_BACKING).but(&["ondemand"]),
 ];
 
 #[rustfmt::skip]
@@ -159,16 +159,6 @@ pub(super) const ROOT: &[Key] = &[
     .aka(&["type"]),
     key("options", Kind::Text, "", "rw,noatime", "Mount options."),
 ];
-
-pub(super) const TIMERS: &[Key] = &[key(
-    "pit",
-    Kind::Bool,
-    "false",
-    "true",
-    "An 8254 timer; only kernels without kvmclock and TSC deadline timer need it.",
-)
-.why("off: nothing to set up and tear down; a split irqchip has none")
-.ends("ports 0x40-0x43, 0x61", "clock/timer[@name='pit']")];
 
 pub(super) const EVENTS: &[Key] = &[
     key(

@@ -27,7 +27,7 @@ pub(super) const BOOT: &[Key] = &[
 #[rustfmt::skip]
 pub(super) const FIRMWARE: &[Key] = &[
     key("type", Kind::Word(FIRMWARES), "", "efi", "What the machine starts with.")
-        .why("by default none with a kernel, auto otherwise").ends("", "os/@firmware").not_here(NO_FIRMWARE),
+        .why("by default none with a kernel, auto otherwise").ends("", "os/@firmware").not_here(NO_FIRMWARE).but(&["none", "auto"]),
     key("path", Kind::Path, "", "/usr/share/OVMF/OVMF_CODE_4M.fd", "The firmware's executable.")
         .aka(&["loader"]).why("by default chosen from QEMU's firmware descriptors").ends("", "os/loader").not_here(NO_FIRMWARE),
     key("device", Kind::Word(DEVICES_OF_FIRMWARE), "", "flash", "How it is mapped.").ends("", "os/loader/@type").not_here(NO_FIRMWARE),
@@ -56,41 +56,41 @@ pub(super) const TIMERS: &[Key] = &[
     key("pit", Kind::Bool, "false", "true", "An 8254 timer; only kernels without kvmclock and TSC deadline timer need it.")
         .why("off: nothing to set up and tear down; a split irqchip has none").ends("ports 0x40-0x43, 0x61", "clock/timer[@name='pit']/@present"),
     key("pit_policy", Kind::Word(TICKS), "", "delay", "What becomes of PIT ticks that the guest missed.")
-        .ends("", "clock/timer[@name='pit']/@tickpolicy").not_here(NO_TIMER),
+        .ends("", "clock/timer[@name='pit']/@tickpolicy").not_here(NO_TIMER).but(&["*"]),
     key("rtc_policy", Kind::Word(TICKS), "", "catchup", "What becomes of RTC ticks that the guest missed.")
-        .ends("", "clock/timer[@name='rtc']/@tickpolicy").not_here(NO_TIMER),
+        .ends("", "clock/timer[@name='rtc']/@tickpolicy").not_here(NO_TIMER).but(&["*"]),
     key("hpet", Kind::Bool, "", "false", "A high precision event timer.")
-        .why("off: kvmclock and the TSC are cheaper to read").ends("", "clock/timer[@name='hpet']/@present").not_here(NO_TIMER),
+        .why("off: kvmclock and the TSC are cheaper to read").ends("", "clock/timer[@name='hpet']/@present").not_here(NO_TIMER).but(&["false"]),
     key("kvmclock", Kind::Bool, "", "true", "KVM's paravirtual clock.")
-        .ends("CPUID 0x40000001 EAX bit 3", "clock/timer[@name='kvmclock']/@present").not_here(NO_TIMER),
+        .ends("CPUID 0x40000001 EAX bit 3", "clock/timer[@name='kvmclock']/@present").not_here(NO_TIMER).but(&["true"]),
     key("hypervclock", Kind::Bool, "", "true", "Hyper-V's reference time, for Windows guests.")
-        .ends("CPUID 0x40000003", "clock/timer[@name='hypervclock']/@present").not_here(NO_TIMER),
+        .ends("CPUID 0x40000003", "clock/timer[@name='hypervclock']/@present").not_here(NO_TIMER).but(&["false"]),
 ];
 
 #[rustfmt::skip]
 pub(super) const POWER: &[Key] = &[
     key("suspend_to_mem", Kind::Bool, "", "true", "The guest may sleep in memory (ACPI S3).")
-        .ends("DSDT _S3", "pm/suspend-to-mem/@enabled").not_here(NO_SUSPEND),
+        .ends("DSDT _S3", "pm/suspend-to-mem/@enabled").not_here(NO_SUSPEND).but(&["false"]),
     key("suspend_to_disk", Kind::Bool, "", "true", "The guest may hibernate (ACPI S4).")
-        .ends("DSDT _S4", "pm/suspend-to-disk/@enabled").not_here(NO_SUSPEND),
+        .ends("DSDT _S4", "pm/suspend-to-disk/@enabled").not_here(NO_SUSPEND).but(&["false"]),
 ];
 
 #[rustfmt::skip]
 pub(super) const FEATURES: &[Key] = &[
     key("acpi", Kind::Bool, "", "true", "ACPI tables.").why("without them a guest finds neither power button nor PCI interrupts")
-        .ends("RSDP", "features/acpi").not_here(NO_FEATURE),
-    key("apic", Kind::Bool, "", "true", "Local and I/O APICs.").ends("CPUID 1 EDX bit 9", "features/apic").not_here(NO_FEATURE),
-    key("pae", Kind::Bool, "", "true", "Physical address extension, for 32-bit guests.").ends("CPUID 1 EDX bit 6", "features/pae").not_here(NO_FEATURE),
-    key("smm", Kind::Bool, "", "true", "System management mode, which secure boot needs.").ends("port 0xb2", "features/smm/@state").not_here(NO_FEATURE),
-    key("vmport", Kind::Bool, "", "false", "VMware's port.").ends("port 0x5658", "features/vmport/@state").not_here(NO_FEATURE),
+        .ends("RSDP", "features/acpi").not_here(NO_FEATURE).but(&["true"]),
+    key("apic", Kind::Bool, "", "true", "Local and I/O APICs.").ends("CPUID 1 EDX bit 9", "features/apic").not_here(NO_FEATURE).but(&["true"]),
+    key("pae", Kind::Bool, "", "true", "Physical address extension, for 32-bit guests.").ends("CPUID 1 EDX bit 6", "features/pae").not_here(NO_FEATURE).but(&["true"]),
+    key("smm", Kind::Bool, "", "true", "System management mode, which secure boot needs.").ends("port 0xb2", "features/smm/@state").not_here(NO_FEATURE).but(&["false"]),
+    key("vmport", Kind::Bool, "", "false", "VMware's port.").ends("port 0x5658", "features/vmport/@state").not_here(NO_FEATURE).but(&["false"]),
     key("pmu", Kind::Bool, "", "true", "Performance counters.").ends("CPUID 0xa", "features/pmu/@state").not_here(NO_FEATURE),
-    key("kvm_hidden", Kind::Bool, "", "true", "Hides KVM's signature.").ends("CPUID 0x40000000", "features/kvm/hidden/@state").not_here(NO_FEATURE),
+    key("kvm_hidden", Kind::Bool, "", "true", "Hides KVM's signature.").ends("CPUID 0x40000000", "features/kvm/hidden/@state").not_here(NO_FEATURE).but(&["false"]),
 ];
 
 #[rustfmt::skip]
 pub(super) const SECURITY: &[Key] = &[
     key("type", Kind::Word(SECURITIES), "none", "sev", "How the guest's memory is protected from the host.")
-        .ends("KVM_MEMORY_ENCRYPT_OP", "launchSecurity/@type").not_here(NO_SECURITY),
+        .ends("KVM_MEMORY_ENCRYPT_OP", "launchSecurity/@type").not_here(NO_SECURITY).but(&["none"]),
     key("policy", Kind::Count { min: 0, max: u64::MAX }, "", "0x0033", "What the owner permits, as the SEV firmware's bits.")
         .why("by default NODBG, NOKS, DOMAIN, SEV: 0x33, with ES 0x37; SNP: 0x30000").ends("LAUNCH_START.policy", "launchSecurity/policy").not_here(NO_SECURITY),
     key("cbitpos", Kind::Count { min: 0, max: 63 }, "", "51", "Bit of a page table entry that says encrypted.")

@@ -6,8 +6,8 @@ use super::devices::{CONSOLE, CONSOLE_PORT, DISK, SERIAL, STORAGE};
 use super::hardware::{
     BALLOON, GRAPHICS, INPUT, NET, RNG, SHARE, SOUND, TPM, USB, VIDEO, VSOCK, WATCHDOG,
 };
-use super::machine::{CPU, EVENTS, GUEST, KERNEL, LIMITS, MEMORY, ROOT, TIMERS};
-use super::platform::{BOOT, CLOCK, FEATURES, FIRMWARE, HOST, PATCH, POWER, SECURITY};
+use super::machine::{CPU, EVENTS, GUEST, KERNEL, LIMITS, MEMORY, ROOT};
+use super::platform::{BOOT, CLOCK, FEATURES, FIRMWARE, HOST, PATCH, POWER, SECURITY, TIMERS};
 use super::words::{ARCHES, AUTO_SWITCH, IRQCHIPS, TYPES};
 use super::{Key, Kind, key};
 
@@ -262,7 +262,7 @@ pub const KEYS: &[Key] = &[
         .why("the monitor of this program is always KVM").ends("", "@type"),
     key("arch", Kind::Word(ARCHES), "x86_64", "x86_64", "Architecture of the guest.").aka(&["architecture"]).ends("", "os/type/@arch"),
     key("machine", Kind::Name { max: 64 }, "q35", "pc-q35-7.2", "QEMU's machine type.")
-        .why("q35: the newest that the chosen emulator has; a version only where machines migrate").ends("", "os/type/@machine"),
+        .why("q35: the newest that the chosen emulator has; a version only where machines migrate").ends("", "os/type/@machine").not_here("The machine of this build's monitor is its own, not one of QEMU's").but(&["q35"]),
     key("emulator", Kind::Path, "", "/usr/bin/qemu-system-x86_64", "The emulator that libvirt starts.")
         .why("by default /usr/bin/qemu-system-ARCH").ends("", "devices/emulator"),
     key("iommu", Kind::Word(AUTO_SWITCH), "auto", "on", "DMA of virtio devices goes through the guest's IOMMU or bounce buffers.")
@@ -280,7 +280,7 @@ pub const KEYS: &[Key] = &[
     list("shares", SHARE, "source", 32, "[{source: /srv/data, target: data}]", "Directories of the host in the guest.")
         .aka(&["fs", "share", "filesystem", "virtiofs", "host_filesystem"]).ends("virtio device 9, 26", "devices/filesystem"),
     key("agent", Kind::Bool, "", "true", "A channel to QEMU's guest agent.").ends("virtio device 3", "devices/channel")
-        .not_here("The guest agent's channel is not in this build's monitor: use `consoles`"),
+        .not_here("The guest agent's channel is not in this build's monitor: use `consoles`").but(&["false"]),
     map("watchdog", WATCHDOG, Some("model"), "i6300esb", "A watchdog."),
     map("tpm", TPM, Some("model"), "tpm-crb", "A trusted platform module."),
     map("balloon", BALLOON, Some("model"), "none", "The memory balloon.").aka(&["memballoon"]),

@@ -174,7 +174,11 @@ pub(super) const ENCRYPTIONS: &[Word] = &[
 
 pub(super) const TYPES: &[Word] = &[
     word("kvm", "with hardware virtualization"),
-    word("qemu", "emulated, slowly, anywhere (TCG)"),
+    elsewhere(
+        "qemu",
+        "emulated, slowly, anywhere (TCG)",
+        "the monitor of this build is KVM",
+    ),
 ];
 pub(super) const ARCHES: &[Word] = &[
     word("x86_64", "64-bit PC"),

@@ -7,6 +7,7 @@
 mod decode;
 pub(crate) mod json;
 pub mod keys;
+pub mod old;
 pub mod presets;
 pub(crate) mod suggest;
 mod tree;

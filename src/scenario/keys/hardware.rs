@@ -41,7 +41,7 @@ pub(super) const NET: &[Key] = &[
 #[rustfmt::skip]
 pub(super) const SHARE: &[Key] = &[
     key("source", Kind::Path, "", "/srv/data", "The directory of the host.").aka(&["source_dir", "path"]).ends("", "devices/filesystem/source/@dir").not_here(NO_SHARE),
-    key("target", Kind::Name { max: 64 }, "", "data", "The tag to mount it by.").aka(&["tag", "target_dir"]).ends("", "devices/filesystem/target/@dir").not_here(NO_SHARE),
+    key("target", Kind::Text, "", "data", "The tag to mount it by; virt-scenario writes paths here.").aka(&["tag", "target_dir"]).ends("", "devices/filesystem/target/@dir").not_here(NO_SHARE),
     key("driver", Kind::Word(SHARE_DRIVERS), "path", "virtiofs", "How it is served: path is 9p.").ends("", "devices/filesystem/driver/@type").not_here(NO_SHARE),
     key("accessmode", Kind::Word(ACCESSES), "", "mapped", "Whose rights files have.").ends("", "devices/filesystem/@accessmode").not_here(NO_SHARE),
     key("fmode", Kind::Mode, "", "0644", "Mode of new files, octal.").ends("", "devices/filesystem/@fmode").not_here(NO_SHARE),

@@ -1,0 +1,119 @@
+//! Old files turned into scenarios, and told apart.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::{SECTIONS, check, settings};
+use crate::diag::{Diagnostic, Diagnostics, Severity, Sources};
+use crate::facts::Facts;
+use crate::scenario::value::Base;
+use crate::scenario::yaml::{self, Node, Value};
+use crate::scenario::{json, keys};
+
+/// What a file is, by its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// libvirt's XML.
+    Xml,
+    /// A settings file, `virtscenario.yaml`.
+    Settings,
+    /// A list of hypervisors, `virthosts.yaml`.
+    Hosts,
+    /// A scenario in our own language.
+    Scenario,
+    /// Nothing of these, as far as its first look goes.
+    Other,
+}
+
+/// Tells old files apart by their content alone.
+pub fn kind(bytes: &[u8]) -> Kind {
+    let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    if first == Some(&b'<') {
+        return Kind::Xml;
+    }
+    let node = yaml::decode(bytes)
+        .ok()
+        .and_then(|text| yaml::parse(&text, 0, 0, &mut Vec::new()));
+    node.as_ref().map_or(Kind::Other, of_node)
+}
+
+fn of_node(node: &Node) -> Kind {
+    let Value::Map(pairs) = &node.value else {
+        return Kind::Other;
+    };
+    let host = |value: &Node| match &value.value {
+        Value::Map(keys) => keys
+            .iter()
+            .any(|(k, _)| matches!(&*k.value, "url" | "sev-cert")),
+        _ => false,
+    };
+    let ours = |name: &str| keys::find(keys::KEYS, name).is_some();
+    if pairs.iter().any(|(_, value)| host(value)) {
+        Kind::Hosts
+    } else if pairs.iter().any(|(name, _)| section(&name.value)) {
+        Kind::Settings
+    } else if pairs.iter().any(|(name, _)| ours(&name.value)) {
+        Kind::Scenario
+    } else {
+        Kind::Other
+    }
+}
+
+fn section(name: &str) -> bool {
+    SECTIONS.iter().any(|s| s.name == name)
+}
+
+/// Turns a settings file into a scenario: our keys as data, and what there is to say about it. Relative paths in it
+/// start from `directory`.
+///
+/// # Errors
+/// All messages, when at least one is an error.
+pub fn import(
+    name: &str,
+    bytes: &[u8],
+    directory: PathBuf,
+    home: Option<PathBuf>,
+    facts: &dyn Facts,
+) -> Result<(Json, Diagnostics), Diagnostics> {
+    let base = Base {
+        dir: directory,
+        home,
+    };
+    let mut sources = Sources::default();
+    let mut problems: Vec<Diagnostic> = Vec::new();
+    let mut scenario = None;
+    match yaml::decode(bytes) {
+        Err((text, problem)) => problems.push(problem.diagnostic(sources.add_file(name, text))),
+        Ok(text) => {
+            let source = sources.add_file(name, text.clone());
+            let node = yaml::parse(&text, source, 0, &mut problems);
+            if let Some(node) = &node
+                && !matches!(&node.value, Value::Map(pairs) if pairs.iter().any(|(name, _)| section(&name.value)))
+            {
+                let message = "There is no section of virtscenario.yaml in this file";
+                let d = Diagnostic::error("E-IMPORT", node.span.part(0, 0), message);
+                problems.push(d.help(format!(
+                    "Its sections are {}; virthosts.yaml has names with `url:` below them, and XML begins with `<`",
+                    super::sections()
+                )));
+            }
+            let read = node.and_then(|node| settings(&node, &base, &mut problems));
+            if let Some(read) = read {
+                problems.extend(check(&read.places, facts));
+                scenario = Some(json::of(&read.tree));
+            }
+        }
+    }
+    problems.sort_by_key(|d| d.span.start());
+    let failed = problems.iter().any(|d| d.severity == Severity::Error);
+    let messages = Diagnostics::new(problems, Arc::new(sources));
+    match scenario {
+        Some(scenario) if !failed => Ok((scenario, messages)),
+        _ => Err(messages),
+    }
+}

@@ -18,7 +18,7 @@ use vsc_vmm::resources::{InitrdPart, Irqchip, Payload, VmResources};
 
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::facts::Facts;
-use crate::scenario::{Parsed, Root, Scenario, Setting, value, word};
+use crate::scenario::{Parsed, Root, Scenario, Setting, old, value, word};
 
 pub use devices::{DevicePair, device_pairs};
 
@@ -111,6 +111,7 @@ pub enum InitrdPlan {
 /// All messages, when at least one is an error.
 pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
     let mut problems = parsed.problems.clone();
+    problems.extend(old::check(&parsed.places, facts));
     let (resources, run) = build(&parsed, facts, &mut problems);
     let messages = Diagnostics::new(problems, parsed.sources.clone());
     match resources {

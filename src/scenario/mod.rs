@@ -111,6 +111,8 @@ pub struct Parsed {
     pub presets: Vec<&'static str>,
     /// Everything that was said, the later on top of the earlier.
     pub(crate) tree: Arc<Entry>,
+    /// What the settings file expects to be on the host.
+    pub(crate) places: Vec<old::Place>,
     /// What presets and feature sets alone say.
     pub(crate) recommended: Arc<Entry>,
 }
@@ -120,16 +122,10 @@ pub struct Parsed {
 pub fn parse(input: &Input<'_>) -> Parsed {
     let mut sources = Sources::default();
     let mut problems = Vec::new();
-    let own = input.file.map(|(path, bytes)| {
-        file_tree(
-            path,
-            bytes,
-            input,
-            Kind::Scenario,
-            &mut sources,
-            &mut problems,
-        )
-    });
+    let mut places = Vec::new();
+    let own = input
+        .file
+        .map(|(path, bytes)| file_tree(path, bytes, input, None, &mut sources, &mut problems));
     let base = value::Base {
         dir: PathBuf::new(),
         home: input.home.clone(),
@@ -149,7 +145,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
             path,
             bytes,
             input,
-            Kind::Settings,
+            Some(&mut places),
             &mut sources,
             &mut problems,
         );
@@ -166,22 +162,18 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         sources: Arc::new(sources),
         file,
         presets: base.names,
+        places,
         tree: Arc::new(tree),
         recommended: Arc::new(base.tree),
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Scenario,
-    Settings,
-}
-
+/// The tree of a file: of a scenario, or, where there is a list for what it expects of the host, of a settings file.
 fn file_tree(
     path: &Path,
     bytes: &[u8],
     input: &Input<'_>,
-    kind: Kind,
+    settings: Option<&mut Vec<old::Place>>,
     sources: &mut Sources,
     problems: &mut Vec<Diagnostic>,
 ) -> Entry {
@@ -190,9 +182,10 @@ fn file_tree(
         dir: value::directory_of(path),
         home: input.home.clone(),
     };
-    let add = |sources: &mut Sources, text| match kind {
-        Kind::Scenario => sources.add_file(&name, text),
-        Kind::Settings => sources.add_settings(&name, text),
+    let old = settings.is_some();
+    let add = |sources: &mut Sources, text| match old {
+        false => sources.add_file(&name, text),
+        true => sources.add_settings(&name, text),
     };
     match yaml::decode(bytes) {
         Err((shown, problem)) => {
@@ -204,13 +197,19 @@ fn file_tree(
             let Some(node) = yaml::parse(&text, source, 0, problems) else {
                 return tree::empty();
             };
-            let mut decoder = Decoder {
-                base: &base,
-                problems,
+            let Some(places) = settings else {
+                return Decoder {
+                    base: &base,
+                    problems,
+                }
+                .file(&node);
             };
-            match kind {
-                Kind::Scenario => decoder.file(&node),
-                Kind::Settings => decoder.file(&node),
+            match old::settings(&node, &base, problems) {
+                Some(read) => {
+                    places.extend(read.places);
+                    read.tree
+                }
+                None => tree::empty(),
             }
         }
     }

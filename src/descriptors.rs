@@ -48,7 +48,7 @@ pub struct Target {
 }
 
 /// One descriptor, understood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
     /// The file that says it.
     pub file: PathBuf,
@@ -205,7 +205,11 @@ impl Catalogue {
         mistakes
             .map(|Skipped { file, why }| {
                 let file = shown(&file.to_string_lossy());
-                let message = format!("The firmware descriptor {file} is skipped: {why}");
+                let message = if file.ends_with(".json") {
+                    format!("The firmware descriptor {file} is skipped: {why}")
+                } else {
+                    format!("The firmware descriptors in {file} cannot be read: {why}")
+                };
                 Diagnostic::warning("W-FIRMWARE", Span::NONE, message)
             })
             .collect()

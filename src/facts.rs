@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IsTerminal, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -316,7 +316,7 @@ impl Variables {
             config_home: path("XDG_CONFIG_HOME").filter(|p| p.is_absolute()),
             kernels: path("VSC_KERNELS"),
             container: std::env::var("container").ok(),
-            privileged: fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0),
+            privileged: crate::sys::user() == 0,
         }
     }
 }

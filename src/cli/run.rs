@@ -113,7 +113,7 @@ pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
     }
 }
 
-fn report(messages: &Diagnostics, common: &Common) {
+pub(super) fn report(messages: &Diagnostics, common: &Common) {
     let records = messages.records();
     if records.is_empty() {
         return;

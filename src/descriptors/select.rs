@@ -209,11 +209,11 @@ pub struct NoMatch {
 impl NoMatch {
     /// As a message about the place that wants it.
     pub fn diagnostic(&self, span: Span) -> Diagnostic {
-        let message = format!("No firmware descriptor fits: {self}");
+        let message = format!("There is no {}", self.wanted);
         let diagnostic = Diagnostic::error("E-FIRMWARE", span, message);
         if self.nearest.is_empty() {
             return diagnostic
-                .why("This host has no firmware descriptors")
+                .why("There are no firmware descriptors")
                 .help("Install firmware, on Debian the package ovmf (x86_64) or qemu-efi-aarch64");
         }
         let told = self.nearest.iter().take(TOLD).map(Miss::to_string);

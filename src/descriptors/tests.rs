@@ -333,7 +333,7 @@ fn a_message_tells_three_near_misses_or_that_there_is_nothing() {
         (some.code, &*some.message),
         (
             "E-FIRMWARE",
-            "No firmware descriptor fits: there is no uefi firmware for x86_64, machine pc, with secure-boot"
+            "There is no uefi firmware for x86_64, machine pc, with secure-boot"
         )
     );
     assert_eq!(
@@ -349,7 +349,7 @@ fn a_message_tells_three_near_misses_or_that_there_is_nothing() {
     );
     assert_eq!(
         message(&[]).why.unwrap(),
-        "This host has no firmware descriptors"
+        "There are no firmware descriptors"
     );
 }
 

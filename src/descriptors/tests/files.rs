@@ -249,7 +249,7 @@ fn a_directory_that_was_named_must_be_there() {
     let catalogue = Catalogue::read(&fake.facts(false), Some(Path::new("/none")));
     assert_eq!(
         catalogue.warnings()[0].message,
-        "The firmware descriptor /none is skipped: there is no such file"
+        "The firmware descriptors in /none cannot be read: there is no such file"
     );
     // A file where a directory should be is one even there where none need be.
     fake.write(SHARE, "");

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use crate::diag::Severity;
 pub use info::{Info, InfoError, info};
@@ -192,7 +192,7 @@ impl Remark {
             code: "W-DISK-OPTION",
             key,
             message: message.to_owned(),
-            help: format!("Use `format: qcow2`, or leave out `{key}`"),
+            help: format!("Choose the format qcow2, or leave out {key}"),
         }
     }
 }
@@ -224,6 +224,14 @@ pub fn check(spec: &ImageSpec) -> Vec<Remark> {
             "Give a size such as 20G or 512M",
         ));
     }
+    if spec.encryption == Encryption::None && spec.secret.is_some() {
+        remarks.push(Remark::error(
+            "E-DISK-SECRET",
+            "encryption",
+            "A passphrase is given, and nothing would be encrypted with it".into(),
+            "Choose encryption luks, or give no passphrase",
+        ));
+    }
     match spec.format {
         ImageFormat::Raw => check_raw(spec, &mut remarks),
         ImageFormat::Qcow2 => check_qcow2(spec, &mut remarks),
@@ -237,15 +245,15 @@ fn check_raw(spec: &ImageSpec, remarks: &mut Vec<Remark>) {
             "E-DISK-OPTION",
             "encryption",
             "encryption needs qcow2: a raw image would be plain text".into(),
-            "Use `format: qcow2`, or `encryption: none`",
+            "Choose the format qcow2, or no encryption",
         ));
     }
     if spec.preallocation == Preallocation::Metadata {
         remarks.push(Remark::error(
             "E-DISK-OPTION",
             "preallocation",
-            "preallocation: metadata needs qcow2: a raw image has no metadata".into(),
-            "Use off, falloc or full, or `format: qcow2`",
+            "preallocation of metadata needs qcow2: a raw image has none".into(),
+            "Choose off, falloc or full, or the format qcow2",
         ));
     }
     if spec.cluster_size.is_some() {
@@ -284,7 +292,7 @@ fn check_qcow2(spec: &ImageSpec, remarks: &mut Vec<Remark>) {
             "E-DISK-SECRET",
             "secret_file",
             "An encrypted image needs a passphrase, and none is given".into(),
-            "Name a file with it: `secret_file: FILE`",
+            "Name a file that has it (secret_file)",
         ));
     }
 }
@@ -311,6 +319,7 @@ impl Progress for Unwatched {
 #[derive(Debug, Clone, Serialize)]
 pub struct Created {
     /// Where.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Its format.
     pub format: ImageFormat,
@@ -453,6 +462,11 @@ fn verify(spec: &ImageSpec, file: &std::fs::File) -> Result<(), ImageError> {
         ));
     }
     Ok(())
+}
+
+/// A path in JSON, also when it is no UTF-8.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 fn allocated(file: &std::fs::File) -> io::Result<u64> {

@@ -16,6 +16,7 @@ use super::{BadHeader, Header, ImageFormat, allocated, qcow2};
 #[derive(Debug, Clone, Serialize)]
 pub struct Info {
     /// Where.
+    #[serde(serialize_with = "super::lossy")]
     pub path: PathBuf,
     /// The format that it was said to have; raw when nothing was said.
     pub format: ImageFormat,

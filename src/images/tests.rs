@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::sync::{Mutex, PoisonError};
+use std::process::Command;
 
 use super::*;
 
@@ -259,6 +259,11 @@ fn options_that_a_format_has_not() {
         };
         assert_eq!(check(&spec).is_empty(), good, "{cluster}");
     }
+    let secret = ImageSpec {
+        secret: Some(SecretSource::Descriptor(0)),
+        ..plain.clone()
+    };
+    assert_eq!(keys(&secret), [(error, "encryption")]);
     for size in [0, 511, 1025, u64::MAX - 511] {
         let spec = ImageSpec {
             size,
@@ -356,15 +361,18 @@ fn a_program_is_looked_for_in_absolute_directories() {
     assert_eq!(qemu_img::find(None), None);
 }
 
-/// A program that one thread writes is busy for as long as the fork of another has it open.
-static FORKS: Mutex<()> = Mutex::new(());
-
 /// A program in qemu-img's place.
 fn with_program(name: &str, script: &str) -> (Dir, PathBuf, File) {
     let dir = Dir::new(name);
     let program = dir.0.join("qemu-img");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: one that a fork of this one's threads has open for writing cannot be started.
+    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    let written = Command::new("sh")
+        .args(["-c", write])
+        .arg(&program)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
     let image = dir.0.join("image");
     let file = File::options()
         .read(true)
@@ -377,8 +385,7 @@ fn with_program(name: &str, script: &str) -> (Dir, PathBuf, File) {
 
 #[test]
 fn a_program_that_fails_is_quoted_and_bounded() {
-    let _alone = FORKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let script = "#!/bin/sh\nfor a; do t=$s; s=$a; done\necho \"qemu-img: $t: \x1b[1mno\" >&2\ni=0\n\
+    let script = "#!/bin/sh\nfor a; do t=$s; s=$a; done\necho \"qemu-img: Error when deleting file $t: Operation not permitted\" >&2\necho \"qemu-img: $t: \x1b[1mno\" >&2\ni=0\n\
                   while [ $i -lt 3000 ]; do echo 'much more of the same, and more still' >&2; i=$((i+1)); done\nexit 7\n";
     let (dir, program, file) = with_program("fails", script);
     let spec = ImageSpec::new(dir.0.join("my disk"), ImageFormat::Qcow2, 1 << 20);
@@ -387,6 +394,7 @@ fn a_program_that_fails_is_quoted_and_bounded() {
         panic!("{error:?}");
     };
     assert_eq!(status, "exit code 7");
+    assert!(!message.contains("deleting"), "{message}");
     let name = spec.path.display();
     assert!(
         message.starts_with(&format!("{name}: \\u{{1b}}[1mno; much")),
@@ -404,8 +412,29 @@ fn a_program_that_fails_is_quoted_and_bounded() {
 }
 
 #[test]
+fn a_measurement_that_failed_is_made_again() {
+    let dir = Dir::new("again-count");
+    let count = dir.0.join("count");
+    let script = |succeeds: bool| {
+        let (count, succeeds) = (count.display(), i32::from(succeeds));
+        format!(
+            "#!/bin/sh\necho >> {count}\n[ {succeeds} = 1 ] && [ $(/usr/bin/wc -l < {count}) = 3 ] && exit 0\n\
+             echo 'qemu-img: x: Unable to get accurate CPU usage' >&2\nexit 1\n"
+        )
+    };
+    let runs = || fs::read_to_string(&count).unwrap().len();
+    let (_dir, program, file) = with_program("again", &script(true));
+    let spec = ImageSpec::new("d", ImageFormat::Qcow2, 1 << 20);
+    qemu_img::create(&program, &spec, &file, None, &mut Unwatched).unwrap();
+    assert_eq!(runs(), 3);
+    let (_dir, program, file) = with_program("again", &script(false));
+    let result = qemu_img::create(&program, &spec, &file, None, &mut Unwatched);
+    assert!(matches!(result, Err(ImageError::QemuImg { .. })));
+    assert_eq!(runs(), 3 + 40);
+}
+
+#[test]
 fn a_program_is_told_little_and_ends_with_an_interruption() {
-    let _alone = FORKS.lock().unwrap_or_else(PoisonError::into_inner);
     let script = "#!/bin/sh\nexec >&2\nenv\ncat <&0\nfor a; do t=$s; s=$a; done\ntest -w \"$t\" && echo reachable\nexit 1\n";
     let (dir, program, file) = with_program("little", script);
     let spec = ImageSpec::new(dir.0.join("d"), ImageFormat::Qcow2, 1 << 20);

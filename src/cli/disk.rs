@@ -1,0 +1,320 @@
+//! `vsc-run disk`: makes disk images, and says what one is.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use vsc::diag::{Diagnostic, Diagnostics, Severity, Sources, Span};
+use vsc::images::{
+    self, CompressionType, Encryption, ImageError, ImageFormat, ImageSpec, Info, Preallocation,
+    Progress, Remark, SecretSource,
+};
+
+use super::Common;
+use crate::run::ending::SIGNAL_BASE;
+use crate::run::signals::Signals;
+use crate::{run, say};
+
+mod bar;
+mod prompt;
+
+use bar::Bar;
+
+/// Arguments of `disk`.
+#[derive(Debug, Args)]
+pub(super) struct DiskArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Makes an image. What exists is never overwritten, and what fails or is interrupted leaves nothing.
+    Create(Box<CreateArgs>),
+    /// Says what an image's header says, without opening anything that it refers to.
+    Info(InfoArgs),
+}
+
+/// Arguments of `disk create`.
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The image to make.
+    file: PathBuf,
+    /// What the guest sees: 20G, 512M; a bare number is MiB, as in scenarios.
+    #[arg(value_parser = images::parse_size)]
+    size: u64,
+    /// Its format (default: raw). Formats other than raw are made by qemu-img.
+    #[arg(long, value_parser = word(ImageFormat::WORDS, ImageFormat::parse))]
+    format: Option<ImageFormat>,
+    /// What is allocated at once: nothing, the tables (qcow2), room on the file system, or written zeros.
+    #[arg(long, default_value = "off", value_parser = word(Preallocation::WORDS, Preallocation::parse))]
+    preallocation: Preallocation,
+    /// Size of a cluster (qcow2): a power of two from 512B to 2M (default: 64K).
+    #[arg(long, value_name = "SIZE", value_parser = images::parse_size)]
+    cluster_size: Option<u64>,
+    /// Writes reference counts late (qcow2).
+    #[arg(long, value_name = "on|off", value_parser = word(&["on", "off"], on_off))]
+    lazy_refcounts: Option<bool>,
+    /// How clusters are compressed by tools that compress them (qcow2).
+    #[arg(long, value_parser = word(CompressionType::WORDS, CompressionType::parse))]
+    compression_type: Option<CompressionType>,
+    /// Encrypts the content (qcow2). The passphrase is asked for on the terminal unless it comes from elsewhere.
+    #[arg(long, default_value = "none", value_parser = word(Encryption::WORDS, Encryption::parse))]
+    encryption: Encryption,
+    /// A file with the passphrase; one newline at its end does not belong to it.
+    #[arg(long, value_name = "FILE", conflicts_with = "secret_fd")]
+    secret_file: Option<PathBuf>,
+    /// A descriptor to read the passphrase from, in the same way.
+    #[arg(long, value_name = "N")]
+    secret_fd: Option<u32>,
+    /// Makes missing directories.
+    #[arg(long)]
+    parents: bool,
+}
+
+/// Arguments of `disk info`.
+#[derive(Debug, Args)]
+struct InfoArgs {
+    /// The image: a file or a block device.
+    file: PathBuf,
+    /// Its format; it is never guessed, because a guest can write any header to a raw disk.
+    #[arg(long, default_value = "raw", value_parser = word(ImageFormat::WORDS, ImageFormat::parse))]
+    format: ImageFormat,
+}
+
+/// A parser of one word out of some.
+fn word<T: Clone + Send + Sync + 'static>(
+    words: &'static [&'static str],
+    parse: fn(&str) -> Option<T>,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words)
+        .try_map(move |word| parse(&word).ok_or_else(|| format!("{word} is not one of the words")))
+}
+
+fn on_off(word: &str) -> Option<bool> {
+    match word {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn run(args: DiskArgs, common: &Common) -> u8 {
+    match args.what {
+        What::Create(args) => create(*args, common),
+        What::Info(args) => info(&args, common),
+    }
+}
+
+/// Says what is wrong, as `check` does for scenarios.
+fn tell(remarks: Vec<Remark>) {
+    let list = remarks
+        .into_iter()
+        .map(|remark| {
+            let d = match remark.severity {
+                Severity::Error => Diagnostic::error(remark.code, Span::NONE, remark.message),
+                Severity::Warning => Diagnostic::warning(remark.code, Span::NONE, remark.message),
+            };
+            d.help(remark.help)
+        })
+        .collect();
+    let color = io::stderr().is_terminal();
+    say::err_raw(&Diagnostics::new(list, Arc::new(Sources::default())).render(color));
+}
+
+fn failed(error: ImageError) -> u8 {
+    match error {
+        ImageError::Refused(remarks) => tell(remarks),
+        error => {
+            say::err(&run::chain(&error));
+            if let Some(help) = error.help() {
+                say::err_raw(&format!("  help: {help}\n"));
+            }
+        }
+    }
+    crate::FAILED
+}
+
+fn create(args: CreateArgs, common: &Common) -> u8 {
+    let extension = args.file.extension().and_then(|e| e.to_str());
+    if args.format.is_none()
+        && let Some(named @ ("qcow2" | "qcow" | "qed" | "vmdk" | "vdi" | "vhd" | "vhdx")) =
+            extension
+    {
+        say::err(&format!(
+            "the name ends in .{named}, and without --format the image would be raw: say --format qcow2 or --format raw"
+        ));
+        return crate::FAILED;
+    }
+    let secret = match (args.secret_file, args.secret_fd) {
+        (Some(file), _) => Some(SecretSource::File(file)),
+        (None, fd) => fd.map(SecretSource::Descriptor),
+    };
+    let mut spec = ImageSpec {
+        preallocation: args.preallocation,
+        cluster_size: args.cluster_size,
+        lazy_refcounts: args.lazy_refcounts,
+        compression_type: args.compression_type,
+        encryption: args.encryption,
+        secret,
+        parents: args.parents,
+        ..ImageSpec::new(
+            args.file,
+            args.format.unwrap_or(ImageFormat::Raw),
+            args.size,
+        )
+    };
+    let asks = spec.encryption == Encryption::Luks && spec.secret.is_none();
+    let mut remarks = images::check(&spec);
+    remarks.retain(|remark| !(asks && remark.key == "secret_file"));
+    let refused = remarks.iter().any(|r| r.severity == Severity::Error);
+    tell(remarks);
+    if refused {
+        return crate::FAILED;
+    }
+    if images::is_taken(&spec.path) {
+        return failed(ImageError::Exists(spec.path));
+    }
+    // Whoever waits for a pipe here can still be interrupted: nothing has been made.
+    let mut notes = Vec::new();
+    if let Some(source) = spec.secret.take() {
+        match source.read(&mut notes) {
+            Ok(secret) => spec.secret = Some(SecretSource::Given(secret)),
+            Err(e) => return failed(e),
+        }
+    }
+    let signals = match Signals::take() {
+        Ok(signals) => signals,
+        Err(e) => {
+            say::err(&format!("cannot watch for signals: {e}"));
+            return crate::FAILED;
+        }
+    };
+    let mut watch = Watch {
+        bar: (!common.quiet && !common.json).then(|| Bar::new(&spec.path)),
+        signals,
+        ended_by: None,
+    };
+    if asks {
+        match prompt::passphrase(&spec.path, &mut watch.signals) {
+            Ok(secret) => spec.secret = Some(SecretSource::Given(secret)),
+            Err(prompt::Failure::Signal(signal)) => return signal_code(signal),
+            Err(prompt::Failure::Error(message)) => {
+                say::err(&message);
+                return crate::FAILED;
+            }
+        }
+    }
+    let result = images::create(&spec, &mut watch);
+    if let Some(bar) = &mut watch.bar {
+        bar.clear();
+    }
+    match result {
+        Ok(mut created) => {
+            notes.append(&mut created.notes);
+            for note in &notes {
+                say::err(note);
+            }
+            created.notes = notes;
+            if common.json {
+                let record = serde_json::to_string_pretty(&created).unwrap_or_default();
+                say::out(&(record + "\n"));
+            }
+            0
+        }
+        Err(e) => {
+            let code = failed(e);
+            watch.ended_by.map_or(code, signal_code)
+        }
+    }
+}
+
+/// As a shell says that a signal ended a program.
+fn signal_code(signal: i32) -> u8 {
+    SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0))
+}
+
+/// Shows how far it is, and looks for signals.
+struct Watch {
+    bar: Option<Bar>,
+    signals: Signals,
+    ended_by: Option<i32>,
+}
+
+impl Progress for Watch {
+    fn advance(&mut self, done: u64, total: Option<u64>) -> ControlFlow<()> {
+        while let Some(signal) = self.signals.next() {
+            if signal != libc::SIGWINCH {
+                self.ended_by = Some(signal);
+                return ControlFlow::Break(());
+            }
+        }
+        if let (Some(bar), Some(total)) = (&mut self.bar, total) {
+            bar.advance(done, total);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn info(args: &InfoArgs, common: &Common) -> u8 {
+    let told = match images::info(&args.file, args.format) {
+        Ok(told) => told,
+        Err(e) => {
+            say::err(&run::chain(&e));
+            return crate::FAILED;
+        }
+    };
+    if common.json {
+        say::out(&(serde_json::to_string_pretty(&told).unwrap_or_default() + "\n"));
+    } else {
+        say::out(&info_text(&args.file, &told));
+    }
+    0
+}
+
+fn info_text(path: &Path, told: &Info) -> String {
+    let exact = |bytes: u64| format!("{} ({bytes} bytes)", bar::amount(bytes));
+    let mut rows = vec![
+        ("image", vsc::diag::shown(&path.to_string_lossy())),
+        ("format", told.format.word().to_owned()),
+        ("virtual size", exact(told.virtual_size)),
+        ("length", exact(told.length)),
+        ("allocated", exact(told.allocated)),
+    ];
+    if let Some(header) = &told.header {
+        let yes_no = |yes: bool| if yes { "on" } else { "off" };
+        rows.extend([
+            ("version", header.version.to_string()),
+            ("cluster size", exact(header.cluster_size)),
+            ("compression type", header.compression_type.to_owned()),
+            ("lazy refcounts", yes_no(header.lazy_refcounts).to_owned()),
+            ("encryption", header.encryption.unwrap_or("none").to_owned()),
+            ("snapshots", header.snapshots.to_string()),
+        ]);
+        if let Some(backing) = &header.backing_file {
+            let format = header.backing_format.as_deref().unwrap_or("not said");
+            rows.push(("backing file", format!("{backing} (format: {format})")));
+        }
+        if let Some(data) = &header.data_file {
+            rows.push(("data file", data.clone()));
+        }
+        if !header.incompatible_features.is_empty() {
+            rows.push(("features", header.incompatible_features.join(", ")));
+        }
+    }
+    if let Some(format) = told.looks_like {
+        rows.push((
+            "hint",
+            format!("the first bytes look like {format}; a guest can write them to a raw disk, so it counts as raw unless --format says otherwise"),
+        ));
+    }
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.into_iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"))
+        .collect()
+}

@@ -16,6 +16,7 @@ pub mod libvirt;
 pub mod scenario;
 pub mod store;
 mod sys;
+pub mod xml;
 
 use std::fs::File;
 use std::io::Read;

@@ -1,0 +1,310 @@
+//! XML to a scenario, and a word about everything that has no equivalent.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::domain::Wide;
+use super::element::{Element, Place};
+use super::parse::parse;
+use super::table::{peek, peek_text, put, read};
+use super::{chardev, devices, disk, machine, rows};
+use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
+
+/// What an XML document says in our language.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The scenario, in canonical keys.
+    pub scenario: Value,
+    /// What has no equivalent, by line.
+    pub notes: Diagnostics,
+}
+
+/// Most notes of one document; more are counted.
+const MAX_NOTES: usize = 500;
+
+/// The state of one import.
+pub(super) struct Import {
+    pub(super) out: Value,
+    /// Whether a stream is on the terminal already; only one can be.
+    pub(super) terminal: bool,
+    notes: Vec<Diagnostic>,
+    unlisted: usize,
+    placed: Vec<Place>,
+    source: u16,
+}
+
+/// Reads the domain XML of libvirt. Everything of it that our language does not have is in the notes, except what
+/// libvirt writes with one value only or anew for each run.
+///
+/// # Errors
+/// The text is not well-formed, or not a domain.
+pub fn import(name: &str, text: &str) -> Result<Imported, Diagnostics> {
+    let mut sources = Sources::default();
+    let source = sources.add_file(name, text.into());
+    let fail = |sources, diagnostic| Err(Diagnostics::new(vec![diagnostic], Arc::new(sources)));
+    let mut root = match parse(text) {
+        Ok(root) => root,
+        Err(wrong) => {
+            let span = Span::new(source, wrong.place.start, wrong.place.end);
+            let mut d = Diagnostic::error("E-XML", span, wrong.message);
+            if !wrong.help.is_empty() {
+                d = d.help(wrong.help);
+            }
+            return fail(sources, d);
+        }
+    };
+    if root.name != "domain" {
+        let span = Span::new(source, root.place.start, root.place.end);
+        let message = format!("This is a <{}>, not a <domain>", root.name);
+        let d = Diagnostic::error("E-XML", span, message);
+        return fail(
+            sources,
+            d.help("`virsh dumpxml --inactive NAME` writes the XML of a domain"),
+        );
+    }
+    let mut import = Import {
+        out: Value::Object(Map::new()),
+        terminal: false,
+        notes: Vec::new(),
+        unlisted: 0,
+        placed: Vec::new(),
+        source,
+    };
+    import.domain(&mut root);
+    import.leftovers(&root);
+    import.finish();
+    Ok(Imported {
+        scenario: import.out,
+        notes: Diagnostics::new(import.notes, Arc::new(sources)),
+    })
+}
+
+impl Import {
+    fn domain(&mut self, root: &mut Element) {
+        root.seen = true;
+        let wide = Wide::new(
+            root.child("os")
+                .and_then(|os| os.child("type"))
+                .and_then(|t| t.get("machine")),
+            root.child("launchSecurity").and_then(|s| s.get("type")),
+            false,
+        );
+        let out = &mut self.out;
+        read(root, rows::HEAD, out);
+        machine::read_metadata(root, out);
+        read(root, rows::MEMORY, out);
+        machine::read_pages(root, self);
+        let out = &mut self.out;
+        machine::read_tuning(root, out);
+        machine::read_os(root, out);
+        read(root, rows::FEATURES, out);
+        if peek(out, "features.acpi").is_none() {
+            // libvirt switches ACPI off where <acpi/> is missing.
+            put(out, "features.acpi", false.into());
+        }
+        machine::read_cpu(root, out);
+        read(root, rows::CLOCK, out);
+        read(root, rows::EVENTS, out);
+        machine::read_security(root, out);
+        let mut none = Element::new("devices");
+        let devices = root.child_mut("devices").unwrap_or(&mut none);
+        devices.seen = true;
+        self.devices(devices, wide);
+        self.volatile(root);
+    }
+
+    fn devices(&mut self, devices: &mut Element, wide: Wide) {
+        if let Some(emulator) = devices.child_mut("emulator") {
+            emulator.seen = true;
+            emulator.text_seen = true;
+            put(&mut self.out, "emulator", emulator.text.trim().into());
+        }
+        disk::read_disks(devices, self, wide);
+        devices::read_shares(devices, self, wide);
+        devices::read_nets(devices, self);
+        chardev::read_all(devices, self);
+        devices::read_inputs(devices, self, wide);
+        devices::read_tpm(devices, &mut self.out);
+        devices::read_graphics(devices, self);
+        devices::read_sound(devices, &mut self.out);
+        devices::read_video(devices, self);
+        devices::read_single(devices, "watchdog", rows::WATCHDOG, &mut self.out);
+        devices::read_balloon(devices, &mut self.out);
+        devices::read_rng(devices, &mut self.out, wide);
+        devices::read_vsock(devices, self, wide);
+        if wide.iommu && peek_text(&self.out, "iommu") == Some("on") {
+            // SEV means it already.
+            if let Some(map) = self.out.as_object_mut() {
+                map.remove("iommu");
+            }
+        }
+    }
+
+    /// What libvirt writes anew for each run, and what it writes with one value only.
+    fn volatile(&mut self, root: &mut Element) {
+        root.see("id");
+        let runs = [
+            ("seclabel", "type", "dynamic"),
+            ("seclabel", "type", "none"),
+        ];
+        for child in &mut root.children {
+            if runs
+                .iter()
+                .any(|(name, key, value)| child.name == *name && child.get(key) == Some(value))
+            {
+                child.see_all();
+            }
+            if child.name == "resource"
+                && child.children.len() == 1
+                && child
+                    .child("partition")
+                    .is_some_and(|p| p.text == "/machine")
+            {
+                child.see_all();
+            }
+        }
+        if let Some(devices) = root.child_mut("devices") {
+            for device in &mut devices.children {
+                self.addresses(device);
+            }
+        }
+    }
+
+    fn addresses(&mut self, device: &mut Element) {
+        for child in &mut device.children {
+            match child.name.as_str() {
+                "address" => {
+                    child.see_all();
+                    self.placed.push(child.place);
+                }
+                "alias" => child.see_all(),
+                "source" if device.name == "interface" => {
+                    child.see("portid");
+                    if child.get("network").is_some() {
+                        child.see("bridge");
+                    }
+                }
+                "source" if device.name == "disk" => child.see("index"),
+                _ => {}
+            }
+        }
+    }
+
+    /// A controller that says nothing but where things are.
+    pub(super) fn placed(&mut self, element: &mut Element) {
+        element.see_all();
+        self.placed.push(element.place);
+    }
+
+    /// Remembers that a device without a key of its own is behind the IOMMU.
+    pub(super) fn wide_iommu(&mut self, options: &Value) {
+        if peek(options, "iommu") == Some(&Value::Bool(true)) {
+            put(&mut self.out, "iommu", "on".into());
+        }
+    }
+
+    pub(super) fn note(&mut self, place: Place, message: String, help: &str) {
+        if self.notes.len() >= MAX_NOTES {
+            self.unlisted += 1;
+            return;
+        }
+        let span = Span::new(self.source, place.start, place.end);
+        let mut d = Diagnostic::warning("W-XML", span, message);
+        if !help.is_empty() {
+            d = d.help(help);
+        }
+        self.notes.push(d);
+    }
+
+    /// One note for everything that nobody read; of an element that nobody touched, one for all of it.
+    fn leftovers(&mut self, element: &Element) {
+        if !element.touched() {
+            let secret = element.attributes.iter().any(|a| is_secret(&a.name));
+            let message = format!("<{}> has no equivalent in a scenario", shape(element));
+            let place = if secret { NOWHERE } else { element.place };
+            self.note(place, message, "");
+            return;
+        }
+        for a in element.attributes.iter().filter(|a| !a.seen) {
+            if a.name == "xmlns" || a.name.starts_with("xmlns:") {
+                continue;
+            }
+            if is_secret(&a.name) {
+                let message = format!(
+                    "`{}` of <{}> has no equivalent in a scenario",
+                    a.name, element.name
+                );
+                self.note(NOWHERE, message, "");
+                continue;
+            }
+            let message = format!(
+                "`{}='{}'` of <{}> has no equivalent in a scenario",
+                a.name, a.value, element.name
+            );
+            self.note(a.place, message, "");
+        }
+        if !element.text_seen && !element.text.trim().is_empty() {
+            let message = format!(
+                "The text of <{}> has no equivalent in a scenario",
+                element.name
+            );
+            self.note(element.place, message, "");
+        }
+        for child in &element.children {
+            self.leftovers(child);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.notes.sort_by_key(|d| d.span.start());
+        if let Some(first) = self.placed.first().copied() {
+            let count = self.placed.len();
+            let span = Span::new(self.source, first.start, first.end);
+            let message = format!(
+                "{count} addresses and controllers were left out: each side places its own devices"
+            );
+            let d = Diagnostic::warning("W-XML", span, message).why(
+                "A guest that names its interfaces after their PCI slots may name them otherwise",
+            );
+            self.notes.push(d);
+        }
+        if self.unlisted > 0 {
+            let message = format!(
+                "{} more parts have no equivalent in a scenario",
+                self.unlisted
+            );
+            self.notes
+                .push(Diagnostic::warning("W-XML", Span::NONE, message));
+        }
+    }
+}
+
+/// The line of a password is not shown.
+const NOWHERE: Place = Place {
+    start: usize::MAX,
+    end: usize::MAX,
+};
+
+fn is_secret(name: &str) -> bool {
+    name == "passwd"
+}
+
+/// An element as its start tag shows it, shortened.
+fn shape(element: &Element) -> String {
+    let mut out = element.name.clone();
+    for a in element.attributes.iter().take(3) {
+        if !is_secret(&a.name) {
+            out.push_str(&format!(" {}='{}'", a.name, a.value));
+        }
+    }
+    out
+}
+
+impl Element {
+    fn touched(&self) -> bool {
+        self.seen || self.children.iter().any(Element::touched)
+    }
+}

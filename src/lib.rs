@@ -11,6 +11,7 @@ pub mod descriptors;
 pub mod diag;
 pub mod domain;
 pub mod facts;
+pub mod hosts;
 pub mod images;
 pub mod libvirt;
 pub mod scenario;
@@ -98,6 +99,22 @@ fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
+    Ok(bytes)
+}
+
+/// The bytes of a text of one of our languages, no more than one may have and one byte to tell that there were more.
+///
+/// # Errors
+/// Why it cannot be read, as the end of a sentence.
+pub fn read_text(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let limit = scenario::MAX_BYTES as u64 + 1;
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::IsADirectory => "it is a directory".into(),
+            _ => reason(&e),
+        })?;
     Ok(bytes)
 }
 

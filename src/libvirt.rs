@@ -13,6 +13,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sys;
+
 mod machines;
 
 pub use machines::{Machine, machines};
@@ -253,15 +255,10 @@ fn spawn(work: impl FnOnce() -> Option<()> + Send + 'static) -> io::Result<()> {
 
 /// The status of a program whose outputs are closed: it has ended, or is about to.
 fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        // The standard library has no wait with a deadline.
-        thread::sleep(Duration::from_millis(1));
+    let process = sys::pidfd_open(child.id())?;
+    match sys::wait_readable(&process, Some(deadline))? {
+        true => child.wait().map(Some),
+        false => Ok(None),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::{SECTIONS, check, settings};
 use crate::diag::{Diagnostic, Diagnostics, Severity, Sources};
 use crate::facts::Facts;
+use crate::scenario::tree::{Body, Leaf};
 use crate::scenario::value::Base;
 use crate::scenario::yaml::{self, Node, Value};
 use crate::scenario::{json, keys};
@@ -61,6 +62,26 @@ fn of_node(node: &Node) -> Kind {
         Kind::Scenario
     } else {
         Kind::Other
+    }
+}
+
+/// The list of hypervisors that a settings file names. What is wrong with it is said where it is read for a machine.
+pub(crate) fn hosts_file(
+    bytes: &[u8],
+    directory: PathBuf,
+    home: Option<PathBuf>,
+) -> Option<PathBuf> {
+    let text = yaml::decode(bytes).ok()?;
+    let mut unsaid = Vec::new();
+    let node = yaml::parse(&text, 0, 0, &mut unsaid)?;
+    let base = Base {
+        dir: directory,
+        home,
+    };
+    let read = settings(&node, &base, &mut unsaid)?;
+    match &read.tree.get("hosts")?.body {
+        Body::Leaf(Leaf::Path(path)) => Some(path.clone()),
+        _ => None,
     }
 }
 

@@ -1,0 +1,322 @@
+//! Hypervisors that machines can be handed to: virt-scenario's `virthosts.yaml`, a map of names to `url` and
+//! `sev-cert`, and which one of them is selected.
+//!
+//! The list is the user's and is only read. The choice is kept in a file of our own.
+
+#![forbid(unsafe_code)]
+
+mod read;
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::diag::{Diagnostic, Diagnostics, Span, shown};
+use crate::facts::{Root, Variables};
+use crate::scenario::old;
+use crate::scenario::suggest::nearest;
+use read::read;
+
+/// The host that there is without a list.
+pub const LOCALHOST: &str = "localhost";
+/// Longest choice that is read back, bytes.
+const LONGEST: u64 = 4096;
+
+/// One hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Its name in the list.
+    pub name: String,
+    /// Its libvirt address; none where the list does not say.
+    pub url: Option<String>,
+    /// The certificate of its SEV firmware.
+    pub certificate: Certificate,
+}
+
+/// What is known of a host's SEV certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "file")]
+pub enum Certificate {
+    /// The list names none.
+    None,
+    /// The list names a file that is not there.
+    Missing(PathBuf),
+    /// There is a file; nobody has looked into it.
+    Present(PathBuf),
+}
+
+/// The list, and the choice.
+#[derive(Debug, Clone)]
+pub struct Hosts {
+    /// The hypervisors, in the order of the list; at least one.
+    pub list: Vec<Host>,
+    /// The list's file; none when it is the built-in list of one.
+    pub file: Option<PathBuf>,
+    /// What there is to say about the list.
+    pub messages: Diagnostics,
+    /// The name that was selected.
+    chosen: Option<String>,
+    /// Where that is kept.
+    state: Option<PathBuf>,
+}
+
+/// Why there is no such hypervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    /// No hypervisor has this name.
+    #[error("there is no hypervisor {name:?} in {list}{advice}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The list, in words.
+        list: String,
+        /// What was meant, or what there is.
+        advice: String,
+    },
+    /// The choice was made in another list.
+    #[error(
+        "the selected hypervisor {name:?} is not in {list}{advice} (vsc-run hosts select NAME)"
+    )]
+    Lost {
+        /// The name.
+        name: String,
+        /// The list, in words.
+        list: String,
+        /// What there is.
+        advice: String,
+    },
+    /// The list does not say where it is.
+    #[error("the hypervisor {0:?} has no url: write `url: qemu:///system` below its name")]
+    NoUrl(String),
+    /// There is no place to keep a choice.
+    #[error(
+        "there is no directory to keep the choice in: neither $XDG_CONFIG_HOME nor $HOME is set"
+    )]
+    NoHome,
+    /// The choice could not be kept.
+    #[error("cannot write {}", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+}
+
+impl Host {
+    /// Its address.
+    ///
+    /// # Errors
+    /// The list names none, and virsh would take another one in its place.
+    pub fn url(&self) -> Result<&str, HostsError> {
+        self.url
+            .as_deref()
+            .ok_or_else(|| HostsError::NoUrl(self.name.clone()))
+    }
+}
+
+impl Hosts {
+    /// The list in `file`; without one, in the file that the user's settings name, in `virthosts.yaml` on virt-scenario's
+    /// search path, or else the one local hypervisor.
+    ///
+    /// # Errors
+    /// The list cannot be read, is wrong, or is empty.
+    pub fn load(
+        file: Option<&Path>,
+        variables: &Variables,
+        root: &Root,
+    ) -> Result<Self, Diagnostics> {
+        let mut notes = Vec::new();
+        let found = match file {
+            Some(file) => Some(file.to_owned()),
+            None => named_by_settings(variables, root, &mut notes)
+                .or_else(|| find(old::HOSTS, variables, root)),
+        };
+        let (list, messages) = match &found {
+            Some(file) => read(file, variables.home.clone(), root, notes)?,
+            None => {
+                let messages = Diagnostics {
+                    list: notes,
+                    ..Diagnostics::default()
+                };
+                (vec![local(variables)], messages)
+            }
+        };
+        let state = state(variables);
+        Ok(Hosts {
+            list,
+            file: found,
+            messages,
+            chosen: state.as_deref().and_then(chosen),
+            state,
+        })
+    }
+
+    /// The hypervisor of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, name: &str) -> Result<&Host, HostsError> {
+        self.find(name).ok_or_else(|| HostsError::Unknown {
+            name: name.to_owned(),
+            list: self.place(),
+            advice: match nearest(name, self.names()) {
+                Some(near) => format!(": did you mean {near:?}?"),
+                None => self.advice(),
+            },
+        })
+    }
+
+    /// The hypervisor that was selected; nobody having selected one, `localhost`, or else the first.
+    ///
+    /// # Errors
+    /// The one that was selected is not in this list.
+    pub fn selected(&self) -> Result<&Host, HostsError> {
+        let lost = |name: &str| HostsError::Lost {
+            name: name.to_owned(),
+            list: self.place(),
+            advice: self.advice(),
+        };
+        match &self.chosen {
+            Some(name) => self.find(name).ok_or_else(|| lost(name)),
+            None => self
+                .find(LOCALHOST)
+                .or(self.list.first())
+                .ok_or_else(|| lost(LOCALHOST)),
+        }
+    }
+
+    /// Selects a hypervisor of the list, for this and all later calls.
+    ///
+    /// # Errors
+    /// There is none of this name, or the choice cannot be kept.
+    pub fn select(&mut self, name: &str) -> Result<&Host, HostsError> {
+        self.get(name)?;
+        let state = self.state.as_deref().ok_or(HostsError::NoHome)?;
+        keep(state, name).map_err(|e| HostsError::Write(state.to_owned(), e))?;
+        self.chosen = Some(name.to_owned());
+        self.selected()
+    }
+
+    fn find(&self, name: &str) -> Option<&Host> {
+        self.list.iter().find(|host| host.name == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|host| host.name.as_str())
+    }
+
+    fn place(&self) -> String {
+        match &self.file {
+            Some(file) => shown(&file.display().to_string()),
+            None => "the built-in list (there is no virthosts.yaml)".into(),
+        }
+    }
+
+    fn advice(&self) -> String {
+        let names: Vec<String> = self.names().map(|name| format!("{name:?}")).collect();
+        format!(": it has {}", names.join(", "))
+    }
+}
+
+/// The first file or directory of this name on virt-scenario's search path.
+pub fn find(name: &str, variables: &Variables, root: &Root) -> Option<PathBuf> {
+    old::search_path(variables.home.as_deref(), root)
+        .into_iter()
+        .map(|directory| match directory == Path::new(".") {
+            true => PathBuf::from(name),
+            false => directory.join(name),
+        })
+        // What may not be looked at is there, and is reported when it is read.
+        .find(|path| !matches!(fs::metadata(path), Err(e) if absent(&e)))
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// `hvconf` of the user's settings file.
+fn named_by_settings(
+    variables: &Variables,
+    root: &Root,
+    notes: &mut Vec<Diagnostic>,
+) -> Option<PathBuf> {
+    let settings = find(old::SETTINGS, variables, root)?;
+    let bytes = match crate::read_text(&settings) {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            let name = shown(&settings.display().to_string());
+            let message = format!("The settings file {name} cannot be read: {e}");
+            notes.push(
+                Diagnostic::warning("W-HOSTS", Span::NONE, message)
+                    .why("it may name a list of hypervisors (hvconf), which is not used now"),
+            );
+            return None;
+        }
+    };
+    let directory = settings.parent().map(Path::to_owned).unwrap_or_default();
+    old::hosts_file(&bytes, directory, variables.home.clone())
+}
+
+fn local(variables: &Variables) -> Host {
+    let url = match variables.privileged {
+        true => "qemu:///system",
+        false => "qemu:///session",
+    };
+    Host {
+        name: LOCALHOST.into(),
+        url: Some(url.into()),
+        certificate: Certificate::None,
+    }
+}
+
+/// Where the choice is kept: $XDG_CONFIG_HOME/vsc/host, ~/.config/vsc/host.
+fn state(variables: &Variables) -> Option<PathBuf> {
+    let config = variables.config_home.clone();
+    let config = config.or_else(|| Some(variables.home.as_ref()?.join(".config")))?;
+    Some(config.join("vsc/host"))
+}
+
+/// The choice that was made before.
+fn chosen(state: &Path) -> Option<String> {
+    let length = fs::metadata(state).ok().filter(|m| m.is_file())?.len();
+    if length > LONGEST {
+        return None;
+    }
+    let text = fs::read_to_string(state).ok()?;
+    let name = text.strip_suffix('\n').unwrap_or(&text);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// Writes the choice in one step: whoever reads it sees the old one or the new one.
+fn keep(state: &Path, name: &str) -> io::Result<()> {
+    let directory = state.parent().unwrap_or(Path::new("."));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let temporary = directory.join(format!(".host.{}", std::process::id()));
+    // Of a process of this number that was killed.
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    let written = file
+        .write_all(format!("{name}\n").as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, state));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// How much of the newest output is kept, bytes.
 pub const KEPT: usize = 64 << 10;
 /// What Linux's `panic()` prints before the reason (kernel/panic.c).
@@ -32,6 +34,8 @@ struct Inner {
     start: usize,
     total: u64,
     first: Option<Instant>,
+    /// To be told of the first byte.
+    listener: Option<EventFd>,
     panic: Matcher,
     file: Option<LogFile>,
 }
@@ -107,6 +111,7 @@ impl ConsoleLog {
         let mut inner = self.lock();
         if inner.first.is_none() {
             inner.first = Some(Instant::now());
+            inner.tell();
         }
         inner.total += bytes.len() as u64;
         if !self.programs {
@@ -121,6 +126,15 @@ impl ConsoleLog {
     /// When the first byte came.
     pub fn first_byte(&self) -> Option<Instant> {
         self.lock().first
+    }
+
+    /// Raises an event at the first byte; at once when that has come already.
+    pub fn tell_first_byte(&self, event: EventFd) {
+        let mut inner = self.lock();
+        inner.listener = Some(event);
+        if inner.first.is_some() {
+            inner.tell();
+        }
     }
 
     /// Bytes recorded since the start, also those no longer kept.
@@ -190,6 +204,13 @@ impl ConsoleLog {
 }
 
 impl Inner {
+    fn tell(&mut self) {
+        if let Some(event) = self.listener.take() {
+            // A counter that is full is a reader that will wake anyway.
+            let _ = event.write(1);
+        }
+    }
+
     /// Appends at most [`KEPT`] bytes to the ring.
     fn keep(&mut self, bytes: &[u8]) {
         let room = KEPT - self.ring.len();
@@ -309,9 +330,15 @@ mod tests {
         let log = ConsoleLog::new();
         assert_eq!(log.last_lines(3), [""; 0]);
         assert!(log.first_byte().is_none());
+        let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let (early, late) = (event(), event());
+        log.tell_first_byte(early.try_clone().unwrap());
+        assert!(early.read().is_err());
         log.push(b"one\r\ntw");
         log.push(b"o\n\nfour");
         assert!(log.first_byte().is_some());
+        log.tell_first_byte(late.try_clone().unwrap());
+        assert_eq!((early.read().unwrap(), late.read().unwrap()), (1, 1));
         assert_eq!(log.last_lines(10), ["one", "two", "", "four"]);
         assert_eq!(log.last_lines(2), ["", "four"]);
         assert_eq!(log.total(), 14);

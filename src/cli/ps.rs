@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
+use vsc::store::Stat;
 
 use super::Common;
+use super::machines::{StoreArgs, clock};
 use crate::say;
 
 /// A running machine.
@@ -16,10 +18,29 @@ struct Machine {
     pid: u32,
     uptime_seconds: u64,
     memory_bytes: u64,
+    /// The saved VM that it is.
+    saved: Option<String>,
 }
 
-pub(super) fn run(common: &Common) -> u8 {
-    let machines = scan(&common.host_root.join("proc"));
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub(super) fn run(args: &PsArgs, common: &Common) -> u8 {
+    let proc = common.host_root.join("proc");
+    let mut machines = scan(&proc);
+    // Machines run without a store as well: what is wrong with it is for `list` to say.
+    let saved = args.store.open(None).and_then(|store| store.entries());
+    for entry in saved.into_iter().flatten() {
+        let process = entry.state.process.filter(|p| p.uptime(&proc).is_some());
+        let machine = process.and_then(|p| machines.iter_mut().find(|m| m.pid == p.pid));
+        if let Some(machine) = machine {
+            machine.saved = Some(entry.name);
+        }
+    }
     if common.json {
         say::out(&format!(
             "{}\n",
@@ -28,15 +49,15 @@ pub(super) fn run(common: &Common) -> u8 {
         return 0;
     }
     let mut text = format!(
-        "{:<24} {:>8} {:>10} {:>10}\n",
+        "{:<24} {:>8} {:>10} {:>10}  SAVED\n",
         "NAME", "PID", "UPTIME", "MEMORY"
     );
     for m in machines {
-        let up = Duration::from_secs(m.uptime_seconds).as_secs();
-        let uptime = format!("{}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
+        let uptime = clock(m.uptime_seconds);
         let mib = m.memory_bytes >> 20;
+        let saved = m.saved.map_or_else(String::new, |name| format!("  {name}"));
         text += &format!(
-            "{:<24} {:>8} {:>10} {:>6} MiB\n",
+            "{:<24} {:>8} {:>10} {:>6} MiB{saved}\n",
             m.name, m.pid, uptime, mib
         );
     }
@@ -69,32 +90,12 @@ fn machine(proc: &Path, pid: u32) -> Option<Machine> {
     Some(Machine {
         name,
         pid,
-        uptime_seconds: uptime(proc, &dir).unwrap_or(0),
+        uptime_seconds: Stat::of(proc, pid)
+            .and_then(|stat| stat.uptime(proc))
+            .map_or(0, |up| up.as_secs()),
+        saved: None,
         memory_bytes,
     })
-}
-
-/// Seconds since the process started: field 22 of stat is in clock ticks after boot (man proc_pid_stat).
-fn uptime(proc: &Path, dir: &Path) -> Option<u64> {
-    let stat = fs::read_to_string(dir.join("stat")).ok()?;
-    // The command name may hold anything, so count from its closing parenthesis, after which field 3 comes.
-    let started: f64 = stat
-        .rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()?;
-    let up: f64 = fs::read_to_string(proc.join("uptime"))
-        .ok()?
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()?;
-    // SAFETY: a plain question to the C library.
-    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    // Whole seconds of the difference, not the difference of whole seconds.
-    (ticks > 0).then(|| (up - started / ticks as f64).max(0.0) as u64)
 }
 
 #[cfg(test)]
@@ -124,7 +125,8 @@ mod tests {
                 name: "my vm".into(),
                 pid: 100,
                 uptime_seconds: 59,
-                memory_bytes: 0
+                memory_bytes: 0,
+                saved: None
             }]
         );
     }

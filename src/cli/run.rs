@@ -16,7 +16,9 @@ use vsc_devices::virtio::console::{ConsoleSpec, PortSpec};
 use vsc_vmm::resources::Payload;
 
 use super::Common;
+use super::machines::{self, StoreArgs};
 use crate::run::ending::{Ending, OUR_ERROR};
+use crate::run::ready::Ready;
 use crate::run::result::{Summary, write_whole};
 use crate::run::signals::Parent;
 use crate::run::{self, Job, Verbosity, command};
@@ -39,6 +41,14 @@ pub(super) struct RunArgs {
     /// Says on standard error where the time went.
     #[arg(long)]
     timing: bool,
+    /// Saves the scenario as a VM under its name, for `start`, and runs nothing.
+    #[arg(long, conflicts_with_all = ["timeout", "result", "timing"])]
+    save: bool,
+    /// With --save: replaces a saved VM of that name.
+    #[arg(long, requires = "save")]
+    overwrite: bool,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The command to run in the guest.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -187,11 +197,36 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             .map(|word| word.to_string_lossy().into_owned());
         layers.push(Layer::Command(shown.collect()));
     }
+    if args.save {
+        return save(Source { file, layers }, &args, common);
+    }
     let summary = match compile(Source { file, layers }, common) {
-        Some(plan) => launch(plan, image, &args, common, started, parent),
+        Some(plan) => {
+            let launch = Launch {
+                image,
+                command: &args.command,
+                count: args.timing || args.result.is_some() || common.json,
+                started,
+                ready: None,
+            };
+            launch.run(plan, common, parent)
+        }
         None => Summary::failed("the scenario has errors".into()),
     };
     finish(summary, &args, common)
+}
+
+fn save(source: Source<'_>, args: &RunArgs, common: &Common) -> u8 {
+    let Some(plan) = compile(source, common) else {
+        return crate::FAILED;
+    };
+    match machines::save(&plan, &args.store, args.overwrite, common) {
+        Ok(()) => 0,
+        Err(e) => {
+            say::err(&e.to_string());
+            crate::FAILED
+        }
+    }
 }
 
 /// Where kernels are kept in the form in which they can be mapped; nowhere when `VSC_CACHE=off`.
@@ -230,18 +265,33 @@ fn control_console() -> ConsoleSpec {
     }
 }
 
-fn launch(
-    mut plan: Plan,
-    image: bool,
-    args: &RunArgs,
-    common: &Common,
-    started: Instant,
-    parent: Parent,
-) -> Summary {
+/// A plan about to be run, and what only the command line says of it.
+pub(super) struct Launch<'a> {
+    /// What was given in the scenario's place is an initrd.
+    pub(super) image: bool,
+    /// The command's words as they are.
+    pub(super) command: &'a [OsString],
+    /// KVM's counters are wanted.
+    pub(super) count: bool,
+    /// When the program started.
+    pub(super) started: Instant,
+    /// Whom to tell that the guest lives.
+    pub(super) ready: Option<Ready>,
+}
+
+impl Launch<'_> {
+    /// Runs it to its end, and says what there is to say about that.
+    pub(super) fn run(self, plan: Plan, common: &Common, parent: Parent) -> Summary {
+        launch(plan, self, common, parent)
+    }
+}
+
+fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> Summary {
+    let image = how.image;
     if let Payload::Kernel(kernel) = &mut plan.resources.payload {
         kernel.cache = kernel_cache();
     }
-    if let Err(e) = command::prepare(&plan.run, &args.command, &mut plan.resources) {
+    if let Err(e) = command::prepare(&plan.run, how.command, &mut plan.resources) {
         let why = run::chain(&e);
         say::err_unkept(&why);
         return match command::not_executable(&plan.run, &e) {
@@ -298,8 +348,9 @@ fn launch(
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         },
-        count_exits: args.timing || args.result.is_some() || common.json,
-        started,
+        count_exits: how.count,
+        started: how.started,
+        ready: how.ready,
     };
     let summary = run::run(job, parent);
     if let Some(sentence) = summary.ending.sentence() {

@@ -16,11 +16,13 @@ use vsc_vmm::vm::Report;
 use crate::say;
 
 pub(crate) mod command;
+pub(crate) mod detach;
 mod diagnosis;
 pub(crate) mod ending;
 mod guest;
 mod limits;
 pub(crate) mod poll;
+pub(crate) mod ready;
 pub(crate) mod result;
 mod session;
 pub(crate) mod signals;
@@ -29,6 +31,7 @@ mod typist;
 
 use ending::Ending;
 use guest::GuestControl;
+use ready::Ready;
 use result::{Moments, Summary};
 use session::Session;
 use signals::{Parent, Signals};
@@ -53,6 +56,8 @@ pub(crate) struct Job<'a> {
     pub count_exits: bool,
     /// When the program started.
     pub started: Instant,
+    /// Told of the guest's first sign of life.
+    pub ready: Option<Ready>,
 }
 
 /// How much to say.
@@ -70,7 +75,7 @@ pub(crate) enum Verbosity {
 pub(crate) fn run(mut job: Job<'_>, parent: Parent) -> Summary {
     let mut moments = Moments::default();
     let mut restarts = 0;
-    let mut host = match Host::take(&job, parent) {
+    let mut host = match Host::take(&mut job, parent) {
         Ok(host) => host,
         Err(e) => return Summary::failed(format!("cannot set up signals or the terminal: {e}")),
     };
@@ -127,10 +132,11 @@ struct Host {
     parent: Parent,
     terminal: Option<RawTerminal>,
     told_to_end: bool,
+    ready: Option<Ready>,
 }
 
 impl Host {
-    fn take(job: &Job<'_>, parent: Parent) -> io::Result<Self> {
+    fn take(job: &mut Job<'_>, parent: Parent) -> io::Result<Self> {
         limits::raise_open_files();
         let signals = Signals::take()?;
         parent.watch();
@@ -144,6 +150,7 @@ impl Host {
             parent,
             terminal,
             told_to_end: false,
+            ready: job.ready.take(),
         })
     }
 }
@@ -191,6 +198,11 @@ fn once(
     vm.start()
         .map_err(|e| format!("cannot start a vCPU thread: {e}"))?;
     moments.note_start(job.started, &vm.marks());
+    if let Some(ready) = &host.ready {
+        let event = ready.event();
+        vm.console()
+            .tell_first_byte(event.map_err(|e| format!("cannot wait for the guest: {e}"))?);
+    }
     let mut session = Session::new(job, vm, control, typist, moments);
     if host.terminal.is_some() {
         session.tell_size();

@@ -78,6 +78,7 @@ impl<'a, 'b> Session<'a, 'b> {
         loop {
             let now = Instant::now();
             self.enforce(now);
+            self.tell_ready(host);
             let Some(look) = self.vm.check(now) else {
                 return Ok(());
             };
@@ -109,6 +110,10 @@ impl<'a, 'b> Session<'a, 'b> {
                 .as_ref()
                 .and_then(Typist::output)
                 .map(|fd| poll.write(fd));
+            // Nothing is done about it here: the round that follows sees the life that it is about.
+            if let Some(ready) = &host.ready {
+                poll.read(ready.fd());
+            }
             let ready = poll.wait(until)?;
             if control.is_some_and(|c| ready.is(c)) {
                 self.listen();
@@ -137,6 +142,17 @@ impl<'a, 'b> Session<'a, 'b> {
                     self.on_escape(escape, host);
                 }
             }
+        }
+    }
+
+    /// Whoever waits for the guest's first sign of life is told once.
+    fn tell_ready(&self, host: &mut Host) {
+        let limits = &self.job.resources.limits;
+        // A guest from which none is expected has nothing to be waited for.
+        if (self.vm.alive() || limits.boot_deadline.is_none())
+            && let Some(ready) = host.ready.take()
+        {
+            ready.tell();
         }
     }
 

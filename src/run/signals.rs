@@ -123,7 +123,8 @@ fn is_ignored(signal: i32) -> bool {
 /// process, and it is not told of a death before it was asked for.
 #[derive(Debug)]
 pub(crate) struct Parent {
-    pid: libc::pid_t,
+    /// None: a machine that was detached outlives whoever started it.
+    pid: Option<libc::pid_t>,
     process: Option<OwnedFd>,
 }
 
@@ -140,13 +141,24 @@ impl Parent {
             .ok()
             .filter(|&fd| fd >= 0)
             .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Self { pid, process }
+        Self {
+            pid: Some(pid),
+            process,
+        }
+    }
+
+    /// No parent: the machine goes on whoever ends.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            pid: None,
+            process: None,
+        }
     }
 
     /// Where no descriptor can tell (Linux before 5.3, a filter of system calls, a parent in an outer PID namespace),
     /// asks the kernel for a SIGHUP instead, which must be handled already.
     pub(crate) fn watch(&self) {
-        if self.process.is_some() {
+        if self.process.is_some() || self.pid.is_none() {
             return;
         }
         // SAFETY: plain system calls.
@@ -166,6 +178,7 @@ impl Parent {
     /// Whether the parent is gone: this process has been given to another.
     pub(crate) fn gone(&self) -> bool {
         // SAFETY: a plain system call.
-        unsafe { libc::getppid() != self.pid }
+        self.pid
+            .is_some_and(|pid| unsafe { libc::getppid() != pid })
     }
 }

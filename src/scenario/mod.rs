@@ -307,6 +307,18 @@ pub(crate) fn word<T: for<'de> Deserialize<'de>>(given: Given<&'static str>) -> 
     T::deserialize(word).ok()
 }
 
+/// A time of the command line, as times in scenarios: 1500ms, 10s, 2m, 1h.
+///
+/// # Errors
+/// One sentence.
+pub fn time(text: &str) -> Result<std::time::Duration, String> {
+    match value::time(text) {
+        Ok(Some(time)) => Ok(time),
+        Ok(None) => Err("a time is needed here".into()),
+        Err(fault) => Err(fault.message),
+    }
+}
+
 /// One value with its origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
@@ -322,6 +334,14 @@ impl Parsed {
     /// Every value that was written, as [`write()`] takes it.
     pub fn data(&self) -> serde_json::Value {
         json::of(&self.tree)
+    }
+
+    /// The same with absolute paths, `base` being where relative ones start: a scenario that means the same wherever
+    /// its text is put.
+    pub fn portable(&self, base: &Path) -> serde_json::Value {
+        let mut data = self.data();
+        json::absolute(&mut data, keys::KEYS, base);
+        data
     }
 
     /// Every value that was written, and the default of every key of the table that has one.

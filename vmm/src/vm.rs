@@ -250,6 +250,11 @@ impl Vm {
         &self.console
     }
 
+    /// Whether the guest has shown a sign of life, as far as the last [`Vm::check`] has seen.
+    pub fn alive(&self) -> bool {
+        self.look.alive
+    }
+
     /// Moments of the start.
     pub fn marks(&self) -> Marks {
         self.marks

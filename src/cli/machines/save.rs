@@ -66,8 +66,14 @@ pub(in crate::cli) fn save(
 
 /// The domain XML of a plan.
 fn domain_xml(plan: &Plan) -> String {
+    let resources = &plan.resources;
     format!(
-        "<domain type='kvm'><name>{}</name></domain>\n",
-        plan.resources.name
+        "<domain type='kvm'>\n  <name>{}</name>\n  <memory unit='b'>{}</memory>\n  <vcpu>{}</vcpu>\n  \
+         <os>\n    <type arch='x86_64'>hvm</type>\n  </os>\n</domain>\n",
+        resources.name,
+        resources.memory,
+        resources.cpus.topology.sockets
+            * resources.cpus.topology.cores
+            * resources.cpus.topology.threads
     )
 }

@@ -44,6 +44,12 @@ pub(in crate::cli) struct StartArgs {
 
 pub(in crate::cli) fn start(args: &StartArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
+    if common.host_root != Path::new("/") {
+        let message = "a run is on this host, not on a directory (--host-root)";
+        say::err_unkept(message);
+        let mut summary = Summary::failed(message.into());
+        return tell(&mut summary, args.result.as_deref(), common.json);
+    }
     if args.detach {
         return launcher(args, common).unwrap_or_else(|e| failed(&e));
     }

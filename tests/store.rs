@@ -1,0 +1,581 @@
+//! Saved VMs, as `vsc-run` keeps, runs and forgets them.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{TempDir, expect_code, finish, have_kvm, run, skip, text, vsc};
+use serde_json::Value;
+
+/// A home with a store, where nothing runs on when the test is over.
+struct Home(TempDir);
+
+impl Home {
+    fn new(name: &str) -> Self {
+        Self(TempDir::new(&format!("store-{name}")))
+    }
+
+    fn vsc(&self, arguments: &[&str]) -> Command {
+        let mut command = vsc();
+        command
+            .args(arguments)
+            .env("XDG_DATA_HOME", self.0.path("data"))
+            .env("HOME", self.0.path("home"))
+            .current_dir(self.0.path(""));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        run(&mut self.vsc(arguments))
+    }
+
+    #[track_caller]
+    fn expect(&self, arguments: &[&str], code: i32) -> String {
+        let output = self.run(arguments);
+        expect_code(&output, code);
+        match code {
+            0 => text(&output.stdout),
+            _ => text(&output.stderr),
+        }
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+
+    fn store(&self) -> PathBuf {
+        self.0.path("data/vsc/vms")
+    }
+
+    /// A saved VM that runs the built-in guest.
+    fn save(&self, name: &str, guest: &str) -> PathBuf {
+        let file = self
+            .0
+            .write(&format!("{name}.yaml"), format!("guest: {guest}\n"));
+        self.expect(&[file.to_str().unwrap(), "--save"], 0);
+        self.store().join(name)
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        let pid = self.json(&["status", name])["pid"]
+            .as_u64()
+            .expect("it runs");
+        u32::try_from(pid).unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let names = fs::read_dir(self.store()).into_iter().flatten().flatten();
+        for name in names {
+            let name = name.file_name().into_string().unwrap();
+            let _ = self.run(&["stop", "--force", &name]);
+        }
+    }
+}
+
+const LONG: &str = "test=none spin";
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn kill(pid: u32, signal: i32) {
+    // SAFETY: a plain system call on a process of this test.
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+/// Waits until a process is gone, or dead and not asked for yet.
+fn wait_for_end(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+    {
+        assert!(Instant::now() < deadline, "{pid} does not end");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_saved_vm_is_private_whatever_the_umask() {
+    for umask in ["000", "077", "777"] {
+        let home = Home::new(&format!("umask-{umask}"));
+        home.0.write("a.yaml", "guest: test=none exit=3\n");
+        let plain = home.vsc(&["a.yaml", "--save"]);
+        let mut wrapped = Command::new("sh");
+        wrapped
+            .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .env("XDG_DATA_HOME", home.0.path("data"))
+            .current_dir(home.0.path(""));
+        expect_code(&run(&mut wrapped), 0);
+        let place = home.store().join("a");
+        for directory in [&home.store(), &place] {
+            assert_eq!(mode(directory), 0o700, "{umask} {}", directory.display());
+        }
+        let files: Vec<_> = fs::read_dir(&place)
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .collect();
+        assert_eq!(files.len(), 4, "{files:?}");
+        for file in files {
+            assert_eq!(mode(&file), 0o600, "{umask} {}", file.display());
+        }
+    }
+}
+
+#[test]
+fn saving_twice_is_refused_and_overwriting_is_said() {
+    let home = Home::new("twice");
+    let place = home.save("a", "test=none exit=3");
+    let refused = home.expect(&["a.yaml", "--save"], 125);
+    assert!(
+        refused.contains(place.to_str().unwrap()) && refused.contains("--overwrite"),
+        "{refused}"
+    );
+    home.expect(&["a.yaml", "--save", "--overwrite", "-m", "300M"], 0);
+    let scenario = fs::read_to_string(place.join("scenario.yaml")).unwrap();
+    assert!(scenario.contains("memory: 300M"), "{scenario}");
+    home.expect(&["a.yaml", "--overwrite"], 125);
+}
+
+#[test]
+fn of_twenty_racing_saves_one_wins() {
+    let home = Home::new("race");
+    home.0.write("a.yaml", "guest: test=none exit=3\n");
+    let racers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut command = home.vsc(&["a.yaml", "--save"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let codes: Vec<_> = racers
+        .into_iter()
+        .map(|r| finish(r).status.code().unwrap())
+        .collect();
+    assert_eq!(codes.iter().filter(|c| **c == 0).count(), 1, "{codes:?}");
+    assert_eq!(codes.iter().filter(|c| **c == 125).count(), 19, "{codes:?}");
+    assert_eq!(home.json(&["list"])[0]["problems"], Value::Array(vec![]));
+    assert_eq!(fs::read_dir(home.store()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_run_here_ends_with_the_guests_code_and_is_remembered() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("here");
+    home.save("a", "test=none exit=7");
+    let result = home.0.path("result.json");
+    home.expect(&["start", "a", "--result", result.to_str().unwrap()], 7);
+    let result: Value = serde_json::from_slice(&fs::read(result).unwrap()).unwrap();
+    assert_eq!(result["exit_code"], 7);
+    let status = home.run(&["status", "a"]);
+    expect_code(&status, 3);
+    assert_eq!(
+        text(&status.stdout),
+        "a is shut off; its last run: exited, exit code 7\n"
+    );
+}
+
+#[test]
+fn a_detached_vm_runs_until_it_is_stopped() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("detached");
+    let place = home.save("a", LONG);
+    assert_eq!(home.json(&["list"])[0]["state"], "shut off");
+    let said = home.expect(&["start", "a", "--detach"], 0);
+    let pid = home.pid("a");
+    let log = place.join("console.log");
+    assert_eq!(
+        said,
+        format!(
+            "a is running, pid {pid}; its console is {}\n",
+            log.display()
+        )
+    );
+    assert_eq!(mode(&log), 0o600);
+    assert!(fs::read_to_string(&log).unwrap().starts_with("vsc guest\n"));
+    expect_code(&home.run(&["status", "a"]), 0);
+    let row = &home.json(&["list"])[0];
+    assert_eq!(
+        (&row["name"], &row["state"], &row["host"]),
+        (&"a".into(), &"running".into(), &"localhost".into())
+    );
+    let machines = home.json(&["ps"]);
+    let machine = machines
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|m| m["pid"] == pid);
+    assert_eq!(machine.unwrap()["saved"], "a");
+    // It has a session of its own, and nothing of ours.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let session = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split(' ')
+        .nth(4)
+        .unwrap()
+        .to_owned();
+    assert_eq!(session, pid.to_string());
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/fd/0")).unwrap(),
+        Path::new("/dev/null")
+    );
+    assert_eq!(fs::read_link(format!("/proc/{pid}/fd/1")).unwrap(), log);
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
+        Path::new("/")
+    );
+    for arguments in [
+        &["start", "a"][..],
+        &["start", "a", "--detach"],
+        &["delete", "a"],
+        &["a.yaml", "--save", "--overwrite"],
+    ] {
+        let refused = home.expect(arguments, 125);
+        assert!(
+            refused.contains(&format!("a is already running, pid {pid}")),
+            "{refused}"
+        );
+    }
+    assert!(
+        fs::read_to_string(&log).unwrap().starts_with("vsc guest\n"),
+        "the log is still its own"
+    );
+    assert_eq!(home.expect(&["stop", "a"], 0), "a has ended\n");
+    wait_for_end(pid);
+    let status = home.run(&["status", "a"]);
+    expect_code(&status, 3);
+    assert!(
+        text(&status.stdout).contains("interrupted, exit code 143"),
+        "{status:?}"
+    );
+    assert_eq!(home.expect(&["stop", "a"], 0), "a is not running\n");
+    assert_eq!(home.expect(&["delete", "a"], 0), "a is deleted\n");
+    assert!(!place.exists());
+    expect_code(&home.run(&["status", "a"]), 125);
+}
+
+#[test]
+fn of_racing_starts_one_runs() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("starts");
+    home.save("a", LONG);
+    let racers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut command = home.vsc(&["start", "a", "--detach"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let outputs: Vec<_> = racers.into_iter().map(finish).collect();
+    let won = outputs
+        .iter()
+        .filter(|o| o.status.code() == Some(0))
+        .count();
+    assert_eq!(won, 1, "{outputs:?}");
+    for lost in outputs.iter().filter(|o| o.status.code() != Some(0)) {
+        expect_code(lost, 125);
+        assert!(
+            text(&lost.stderr).contains("a is already running"),
+            "{lost:?}"
+        );
+    }
+    home.expect(&["stop", "--force", "a"], 0);
+    assert_eq!(home.json(&["status", "a"])["ended"]["outcome"], "killed");
+}
+
+#[test]
+fn killed_it_is_shut_off_and_starts_again() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("killed");
+    let place = home.save("a", LONG);
+    for _ in 0..2 {
+        home.expect(&["start", "a", "--detach"], 0);
+        let pid = home.pid("a");
+        kill(pid, libc::SIGKILL);
+        wait_for_end(pid);
+        assert_eq!(home.json(&["list"])[0]["state"], "shut off");
+        assert_eq!(home.expect(&["stop", "a"], 0), "a is not running\n");
+    }
+    let mut names: Vec<_> = fs::read_dir(place)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "config.yaml",
+            "console.log",
+            "domain.xml",
+            "scenario.yaml",
+            "state.json"
+        ]
+    );
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_is_waited_for_only_so_long() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("deaf");
+    home.save("a", LONG);
+    home.expect(&["start", "a", "--detach"], 0);
+    let pid = home.pid("a");
+    kill(pid, libc::SIGSTOP);
+    let refused = home.expect(&["stop", "a", "--timeout", "200ms"], 125);
+    assert!(
+        refused.contains("still running after 0.2 s; --force ends it"),
+        "{refused}"
+    );
+    home.expect(&["stop", "a", "--force"], 0);
+    wait_for_end(pid);
+}
+
+#[test]
+fn a_detached_start_that_fails_says_why() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("fails");
+    // Before there is a machine: what is said comes here.
+    let place = home.save("a", "test=none exit=3");
+    fs::write(place.join("scenario.yaml"), "memory: 1\n").unwrap();
+    let said = home.expect(&["start", "a", "--detach"], 125);
+    assert!(
+        said.contains("memory: 1") && said.contains("scenario.yaml:1:9"),
+        "{said}"
+    );
+    assert!(!place.join("console.log").exists());
+    // While it is built: what is said is in the log, and here.
+    fs::write(
+        place.join("scenario.yaml"),
+        "serials: [\"file:/no/such/directory/log\"]\n",
+    )
+    .unwrap();
+    let said = home.expect(&["start", "a", "--detach"], 125);
+    assert!(
+        said.contains("/no/such/directory/log") && said.contains("console.log"),
+        "{said}"
+    );
+    let log = fs::read_to_string(place.join("console.log")).unwrap();
+    assert!(log.contains("/no/such/directory/log"), "{log}");
+    assert_eq!(home.json(&["status", "a"])["ended"]["exit_code"], 125);
+    // A guest that is over before it said anything has its own code.
+    fs::write(
+        place.join("scenario.yaml"),
+        "guest: test=none silent exit=9\n",
+    )
+    .unwrap();
+    let said = home.expect(&["start", "a", "--detach"], 9);
+    assert!(said.contains("a has ended already"), "{said}");
+}
+
+#[test]
+fn what_is_saved_means_the_same_wherever_it_is_started() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("paths");
+    fs::create_dir(home.0.path("lab")).unwrap();
+    home.0.write(
+        "lab/a.yaml",
+        "guest: test=none exit=4\nserials: [\"file:serial.log\"]\n",
+    );
+    home.expect(
+        &[
+            "lab/a.yaml",
+            "--save",
+            "-o",
+            "console.log=con.log",
+            "-o",
+            "name=b",
+        ],
+        0,
+    );
+    expect_code(&run(home.vsc(&["start", "b"]).current_dir("/")), 4);
+    assert!(home.0.path("lab/serial.log").exists());
+    // A path of the command line starts where the command was given.
+    assert!(home.0.path("con.log").exists());
+}
+
+#[test]
+fn no_name_leaves_the_store() {
+    let home = Home::new("names");
+    home.save("a", "test=none exit=3");
+    fs::create_dir(home.0.path("outside")).unwrap();
+    fs::copy(
+        home.store().join("a/config.yaml"),
+        home.0.path("outside/config.yaml"),
+    )
+    .unwrap();
+    for name in [
+        "..",
+        ".",
+        "../outside",
+        "../../../outside",
+        "/etc",
+        "a/../a",
+        ".a",
+        "",
+        "a b",
+        "x\ny",
+    ] {
+        for verb in ["start", "status", "stop", "delete"] {
+            let refused = home.expect(&[verb, "--", name], 125);
+            assert!(
+                refused.contains("is no name for a saved VM"),
+                "{verb} {name}: {refused}"
+            );
+        }
+    }
+    let refused = home.expect(&["a.yaml", "--save", "-o", "name=.a"], 125);
+    assert!(refused.contains("it starts with a dot"), "{refused}");
+    assert!(home.0.path("outside/config.yaml").exists());
+}
+
+#[test]
+fn links_in_the_store_lead_nowhere() {
+    let home = Home::new("links");
+    let place = home.save("a", "test=none exit=3");
+    let outside = home.0.path("outside");
+    fs::rename(&place, &outside).unwrap();
+    symlink(&outside, &place).unwrap();
+    let list = home.run(&["list"]);
+    expect_code(&list, 0);
+    assert!(
+        text(&list.stderr).contains("it is a symbolic link"),
+        "{list:?}"
+    );
+    assert!(text(&list.stdout).contains("damaged"), "{list:?}");
+    for arguments in [
+        &["start", "a"][..],
+        &["stop", "a"],
+        &["a.yaml", "--save", "--overwrite"],
+    ] {
+        let refused = home.expect(arguments, 125);
+        assert!(refused.contains("it is a symbolic link"), "{refused}");
+    }
+    home.expect(&["delete", "a", "--disks"], 0);
+    assert!(outside.join("config.yaml").exists() && !place.is_symlink());
+    // A scenario that is a link is not read either.
+    let place = home.save("b", "test=none exit=3");
+    fs::remove_file(place.join("scenario.yaml")).unwrap();
+    symlink(home.0.path("b.yaml"), place.join("scenario.yaml")).unwrap();
+    let refused = home.expect(&["start", "b"], 125);
+    assert!(
+        refused.contains("scenario.yaml: it is a symbolic link"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_is_damaged_hides_nothing() {
+    let home = Home::new("damaged");
+    for name in ["a", "b", "c"] {
+        home.save(name, "test=none exit=3");
+    }
+    fs::write(home.store().join("b/config.yaml"), [0xff, 0xfe, 0]).unwrap();
+    fs::create_dir(home.store().join("half")).unwrap();
+    let list = home.run(&["list"]);
+    expect_code(&list, 0);
+    let shown: Vec<_> = text(&list.stdout)
+        .lines()
+        .skip(1)
+        .map(|l| l.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(shown, ["a shut", "b damaged", "c shut", "half damaged"]);
+    let said = text(&list.stderr);
+    assert!(
+        said.contains("/b: config.yaml: ") && said.contains("/half: config.yaml: "),
+        "{said}"
+    );
+    expect_code(&home.run(&["status", "half"]), 3);
+    home.expect(&["delete", "half"], 0);
+}
+
+#[test]
+fn the_predecessor_reads_what_is_saved_and_is_read() {
+    let home = Home::new("predecessor");
+    let place = home.save("a", "test=none exit=3");
+    let config = fs::read_to_string(place.join("config.yaml")).unwrap();
+    let domain = place.join("domain.xml");
+    assert_eq!(
+        config,
+        format!(
+            "attestation: false\ndomain-config: {}\nhost: localhost\nname: a\n",
+            domain.display()
+        )
+    );
+    let python = "import sys, yaml; c = yaml.full_load(open(sys.argv[1])); \
+                  assert c['attestation'] is False and c['name'] == 'a'; print(open(c['domain-config']).read())";
+    match Command::new("python3")
+        .args(["-c", python])
+        .arg(place.join("config.yaml"))
+        .output()
+    {
+        Ok(output) if text(&output.stderr).contains("No module named 'yaml'") => {
+            skip("no python3-yaml")
+        }
+        Ok(output) => {
+            expect_code(&output, 0);
+            assert!(
+                text(&output.stdout).contains("<name>a</name>"),
+                "{output:?}"
+            );
+        }
+        Err(e) => skip(&format!("python3: {e}")),
+    }
+    // What it writes, with its modes: shown as it is.
+    let theirs = home.store().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::copy(&domain, theirs.join("domain.xml")).unwrap();
+    let text = format!(
+        "attestation: true\ndomain-config: {}\nhost: localhost\nname: theirs\n",
+        theirs.join("domain.xml").display()
+    );
+    fs::write(theirs.join("config.yaml"), text).unwrap();
+    let rows = home.json(&["list"]);
+    assert_eq!(rows[1]["name"], "theirs");
+    assert_eq!(rows[1]["attestation"], true);
+    assert_eq!(rows[1]["problems"], Value::Array(vec![]));
+}
+
+#[test]
+fn another_store_is_named_by_option_or_key() {
+    let home = Home::new("other");
+    home.0.write("a.yaml", "guest: test=none exit=3\n");
+    home.expect(&["a.yaml", "--save", "-o", "store=s1"], 0);
+    home.expect(&["a.yaml", "--save", "--store", "s2"], 0);
+    for store in ["s1", "s2"] {
+        let rows = home.json(&["list", "--store", store]);
+        assert_eq!(rows[0]["name"], "a");
+        let directory = home.0.path(store).join("a");
+        assert_eq!(
+            rows[0]["directory"].as_str().unwrap(),
+            directory.to_str().unwrap()
+        );
+        let scenario = fs::read_to_string(directory.join("scenario.yaml")).unwrap();
+        assert!(!scenario.contains("store"), "{scenario}");
+    }
+    assert_eq!(home.json(&["list"]), Value::Array(vec![]));
+}

@@ -5,6 +5,10 @@
 //! libvirt). Of files with the same name the most specific one counts; an empty one, or a link to /dev/null, masks the
 //! others. The first by file name that has all that is wanted is taken.
 //!
+//! Measured against libvirt 9.0, which decides alike but for three things: it does not take a link to /dev/null for a
+//! mask, it reads files whatever their name ends in, and where the first that fits requires SMM and the machine has it
+//! turned off, it fails, and we take the next.
+//!
 //! [`Catalogue::read`] reads them through [`Facts`], which is the only thing here that touches the host; [`select`] is
 //! a pure function over what was read, and explains when nothing fits.
 

@@ -32,7 +32,7 @@ pub(super) struct ManArgs {
 }
 
 /// What this build can do, in words that stay.
-const FEATURES: [&str; 22] = [
+const FEATURES: [&str; 23] = [
     "acpi",
     "boot-bzimage",
     "boot-elf",
@@ -41,6 +41,7 @@ const FEATURES: [&str; 22] = [
     "builtin-guest",
     "console-log",
     "events-restart",
+    "firmware-descriptors",
     "host-kvm-hardware",
     "host-kvm-software-paging",
     "initrd-build",

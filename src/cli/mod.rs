@@ -23,6 +23,7 @@ mod image;
 mod machines;
 mod ps;
 mod run;
+mod schema;
 
 /// Boots one virtual machine now, and puts everything back as it was.
 #[derive(Debug, Parser)]
@@ -96,6 +97,8 @@ enum Verb {
     Check(explain::CheckArgs),
     /// Shows what a scenario becomes: resources and devices.
     Explain(explain::ExplainArgs),
+    /// Prints the JSON Schema of the scenario language.
+    Schema,
     /// Shows the CPU features of the host, of a guest, and how they differ.
     Cpu(cpu::CpuArgs),
     /// Measures how long starts take.
@@ -110,7 +113,7 @@ enum Verb {
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
 const LATER: &[&str] = &[
-    "plan", "schema", "import", "host", "gc", "hosts", "shell", "info", "sev", "top",
+    "plan", "import", "host", "gc", "hosts", "shell", "info", "sev", "top",
 ];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
@@ -139,6 +142,7 @@ const VERBS: &[&str] = &[
     "attach",
     "check",
     "explain",
+    "schema",
     "cpu",
     "bench",
     "version",
@@ -260,6 +264,7 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Attach(args)) => attach::run(&args, &cli.common),
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),
+        Some(Verb::Schema) => schema::run(),
         Some(Verb::Cpu(args)) => cpu::run(&args, &cli.common),
         Some(Verb::Bench(args)) => bench::run(&args, &cli.common),
         Some(Verb::Version) => describe::version(&cli.common),

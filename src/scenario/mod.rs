@@ -9,6 +9,7 @@ pub(crate) mod json;
 pub mod keys;
 pub mod old;
 pub mod presets;
+pub mod schema;
 pub(crate) mod suggest;
 mod tree;
 mod types;

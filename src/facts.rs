@@ -8,8 +8,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, IsTerminal, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ use crate::descriptors::{DescriptorFile, SYSTEM_DIRECTORIES, read_directories};
 use kernels::kernels_in;
 
 mod kernels;
+
+/// Most that is read of a file that tells a fact, bytes: a page, as much as a file of sysfs has.
+const MOST_TEXT: u64 = 4096;
 
 /// Where the host's own tree starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +125,19 @@ pub struct Terminals {
     pub stdout: bool,
 }
 
+/// What the host's CPU can do to keep a guest's memory from it (CPUID 0x8000001F), where KVM has it switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SevFacts {
+    /// Bit of a page table entry that says encrypted (EBX, bits 0 to 5).
+    pub cbitpos: u32,
+    /// Physical address bits that encryption costs (EBX, bits 6 to 11).
+    pub reduced_phys_bits: u32,
+    /// Registers can be encrypted too.
+    pub es: bool,
+    /// Secure nested paging.
+    pub snp: bool,
+}
+
 /// Everything the compiler may ask. Each answer is the same however often it is asked.
 pub trait Facts {
     /// RAM; `None` where /proc does not tell.
@@ -145,6 +161,30 @@ pub trait Facts {
     /// # Errors
     /// Why it cannot be read.
     fn file(&self, path: &Path) -> Result<FileInfo, FileError>;
+    /// The content of a small file of the host, such as one below /sys, without blanks at its ends.
+    fn text(&self, _path: &Path) -> Option<String> {
+        None
+    }
+    /// Whether the host has a file or a directory of this name.
+    fn exists(&self, _path: &Path) -> bool {
+        false
+    }
+    /// Whether guests can have encrypted memory, and how.
+    fn sev(&self) -> Option<SevFacts> {
+        None
+    }
+    /// The whole disk, by its name below /sys/block, that holds a file or will hold it.
+    fn device_of(&self, _path: &Path) -> Option<String> {
+        None
+    }
+    /// CPUs that the host's scheduler leaves alone (the kernel's `isolcpus=`).
+    fn isolated_cpus(&self) -> Vec<u32> {
+        cpu_list(
+            &self
+                .text(Path::new("/sys/devices/system/cpu/isolated"))
+                .unwrap_or_default(),
+        )
+    }
     /// The firmware descriptors of this host, or those in `directory` instead; see [`crate::descriptors`].
     fn firmware(&self, _directory: Option<&Path>) -> Vec<DescriptorFile> {
         Vec::new()
@@ -159,6 +199,18 @@ pub trait Facts {
             _ => Err(FileError::Other(NOT_REGULAR.into())),
         }
     }
+}
+
+/// CPUs in the form of /sys: `2-3,5`.
+fn cpu_list(text: &str) -> Vec<u32> {
+    let mut out = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(from), Ok(to)) = (from.parse::<u32>(), to.parse::<u32>()) {
+            out.extend(from..=to.min(from.saturating_add(4096)));
+        }
+    }
+    out
 }
 
 const NOT_REGULAR: &str = "it is not a regular file";
@@ -185,6 +237,12 @@ pub struct HostFacts {
     /// Files; all others are missing.
     #[serde(default)]
     pub files: BTreeMap<PathBuf, Result<FileInfo, FileError>>,
+    /// Contents of small files.
+    #[serde(default)]
+    pub texts: BTreeMap<PathBuf, String>,
+    /// Encrypted memory.
+    #[serde(default)]
+    pub sev: Option<SevFacts>,
     /// Firmware descriptors.
     #[serde(default)]
     pub firmware: Vec<DescriptorFile>,
@@ -203,6 +261,8 @@ impl Default for HostFacts {
             kernels: Vec::new(),
             terminals: Terminals::default(),
             files: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            sev: None,
             firmware: Vec::new(),
         }
     }
@@ -221,6 +281,8 @@ impl HostFacts {
             kernels: facts.kernels(),
             terminals: facts.terminals(),
             files: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            sev: facts.sev(),
             firmware: Vec::new(),
         }
     }
@@ -264,6 +326,18 @@ impl Facts for HostFacts {
             .get(path)
             .cloned()
             .unwrap_or(Err(FileError::Missing))
+    }
+
+    fn text(&self, path: &Path) -> Option<String> {
+        self.texts.get(path).cloned()
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.texts.contains_key(path) || matches!(self.files.get(path), Some(Ok(_)))
+    }
+
+    fn sev(&self) -> Option<SevFacts> {
+        self.sev
     }
 
     fn firmware(&self, directory: Option<&Path>) -> Vec<DescriptorFile> {
@@ -499,6 +573,59 @@ impl Facts for LiveFacts {
             kind,
             length,
             writable,
+        })
+    }
+
+    fn text(&self, path: &Path) -> Option<String> {
+        let mut text = String::new();
+        let file = fs::File::open(self.root.at(path)).ok()?;
+        file.take(MOST_TEXT).read_to_string(&mut text).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        fs::symlink_metadata(self.root.at(path)).is_ok()
+    }
+
+    fn device_of(&self, path: &Path) -> Option<String> {
+        use std::os::linux::fs::MetadataExt;
+        let existing = path
+            .ancestors()
+            .find_map(|p| fs::metadata(self.root.at(p)).ok())?;
+        let number = match existing.file_type().is_block_device() {
+            true => existing.st_rdev(),
+            false => existing.st_dev(),
+        };
+        let (major, minor) = (libc::major(number), libc::minor(number));
+        let device =
+            fs::canonicalize(self.root.at(format!("/sys/dev/block/{major}:{minor}"))).ok()?;
+        // A partition lies in the directory of its disk.
+        let whole = if device.join("partition").exists() {
+            device.parent()?.to_owned()
+        } else {
+            device
+        };
+        Some(whole.file_name()?.to_string_lossy().into_owned())
+    }
+
+    fn sev(&self) -> Option<SevFacts> {
+        let on = |name: &str| {
+            let path = format!("/sys/module/kvm_amd/parameters/{name}");
+            self.text(Path::new(&path))
+                .is_some_and(|text| matches!(text.as_str(), "Y" | "1"))
+        };
+        if !on("sev") {
+            return None;
+        }
+        // CPUID 0x8000001F (AMD64 APM 3, appendix E).
+        const LEAF: u32 = 0x8000_001f;
+        let most = std::arch::x86_64::__cpuid(0x8000_0000).eax;
+        let leaf = (most >= LEAF).then(|| std::arch::x86_64::__cpuid(LEAF))?;
+        Some(SevFacts {
+            cbitpos: leaf.ebx & 0x3f,
+            reduced_phys_bits: leaf.ebx >> 6 & 0x3f,
+            es: on("sev_es"),
+            snp: on("sev_snp"),
         })
     }
 

@@ -24,7 +24,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use compile::Plan;
+use compile::{Description, Plan};
 use diag::{Diagnostic, Diagnostics, Sources, Span};
 use facts::Facts;
 use scenario::{Input, Layer, Override, Parsed, presets};
@@ -65,6 +65,14 @@ pub fn load(
 /// All messages about the scenario, when at least one is an error.
 pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
     compile::compile(parsed, facts)
+}
+
+/// Compiles a parsed scenario to look at it or to hand it over to another hypervisor.
+///
+/// # Errors
+/// All messages about the scenario, when at least one is an error wherever the machine would run.
+pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagnostics> {
+    compile::describe(parsed, facts)
 }
 
 /// Everything there is to say about a scenario. Without an error in it, [`compile()`] succeeds.

@@ -174,6 +174,22 @@ pub(super) fn compile(
     }))
 }
 
+/// The command line for another hypervisor: without the words that only this program's machine and its PID 1 need.
+pub(super) fn elsewhere(line: &str, kernel: &Kernel) -> String {
+    const OURS: [&str; 2] = ["pci=conf1,noearly", "rdinit=/vsc/init"];
+    let said = |word: &str| {
+        let texts = [&kernel.cmdline, &kernel.prolog, &kernel.epilog];
+        texts
+            .into_iter()
+            .flatten()
+            .any(|t| t.value.split_ascii_whitespace().any(|w| w == word))
+    };
+    let words = line
+        .split_ascii_whitespace()
+        .filter(|w| !OURS.contains(w) || said(w));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// The words that the program adds, each only where the user does not say otherwise.
 fn defaults(around: &Around<'_>, says: &dyn Fn(&str) -> bool, no_initrd: bool) -> String {
     let Around {

@@ -7,7 +7,10 @@ mod console;
 mod cpu;
 mod devices;
 mod disk;
+mod domain;
 mod events;
+mod here;
+mod host;
 mod kernel;
 mod memory;
 mod ports;
@@ -16,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use vsc_devices::virtio::rng::RngSpec;
 use vsc_vmm::resources::{InitrdPart, Irqchip, Payload, VmResources};
 
-use crate::diag::{Diagnostic, Diagnostics};
+use crate::diag::{Diagnostic, Diagnostics, Origin};
+use crate::domain::Domain;
 use crate::facts::Facts;
 use crate::scenario::{Parsed, Root, Scenario, Setting, old, value, word};
 
 pub use devices::{DevicePair, device_pairs};
+pub use host::{HostChange, HostPlan};
 
 /// What `root.device` says when disks are data, and the initrd is the root.
 const NO_ROOT: &str = "none";
@@ -35,6 +40,10 @@ pub struct Plan {
     pub resources: VmResources,
     /// What it is for.
     pub run: RunPlan,
+    /// The same machine for exporters.
+    pub domain: Domain,
+    /// What would be changed on the host.
+    pub host: HostPlan,
     /// What is legal but unwise.
     pub warnings: Diagnostics,
     parsed: Parsed,
@@ -50,6 +59,57 @@ impl Plan {
     /// Every value with its origin, for `plan` and `explain`.
     pub fn settings(&self) -> Vec<Setting> {
         self.parsed.settings()
+    }
+
+    /// The scenario as it was read.
+    pub fn parsed(&self) -> &Parsed {
+        &self.parsed
+    }
+}
+
+/// A scenario as something to look at or to hand over, whether the monitor of this build can run it or not.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// The machine for exporters.
+    pub domain: Domain,
+    /// What would be changed on the host.
+    pub host: HostPlan,
+    /// What is legal but unwise.
+    pub warnings: Diagnostics,
+    /// The machine for the monitor, or why it cannot run it here.
+    pub monitor: Result<(VmResources, RunPlan), Diagnostics>,
+    /// What the monitor leaves out of what presets and settings recommend.
+    pub left_out: Vec<String>,
+    parsed: Parsed,
+}
+
+/// A value that is not what the presets recommend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The key, such as `disk.cache`; `disks[1].cache` where there are several.
+    pub key: String,
+    /// What the presets say, or the default; `None` where they say nothing.
+    pub recommended: Option<String>,
+    /// What holds.
+    pub current: String,
+    /// Who says so.
+    pub origin: Origin,
+}
+
+impl Description {
+    /// Every value with its origin.
+    pub fn settings(&self) -> Vec<Setting> {
+        self.parsed.settings()
+    }
+
+    /// The scenario as it was read.
+    pub fn parsed(&self) -> &Parsed {
+        &self.parsed
+    }
+
+    /// Every value that was written over a recommendation and is not the same.
+    pub fn differences(&self) -> Vec<Difference> {
+        self.parsed.differences()
     }
 }
 
@@ -111,19 +171,30 @@ pub enum InitrdPlan {
     Tiny,
 }
 
-/// Compiles. All errors and warnings of the scenario come out together, parse errors first.
+/// Compiles for the monitor. All errors and warnings of the scenario come out together, parse errors first.
 ///
 /// # Errors
 /// All messages, when at least one is an error.
 pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
-    let mut problems = parsed.problems.clone();
-    problems.extend(old::check(&parsed.places, facts));
-    let (resources, run) = build(&parsed, facts, &mut problems);
-    let messages = Diagnostics::new(problems, parsed.sources.clone());
+    let compiled = both(&parsed, facts);
+    let Compiled {
+        resources,
+        run,
+        domain,
+        host,
+        scenario,
+        here,
+        left_out: _,
+    } = compiled;
+    let mut all = scenario;
+    all.extend(here);
+    let messages = Diagnostics::new(all, parsed.sources.clone());
     match resources {
         Some(resources) if !messages.has_errors() => Ok(Plan {
             resources,
             run,
+            domain,
+            host,
             warnings: messages,
             parsed,
         }),
@@ -131,11 +202,127 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
     }
 }
 
+/// Compiles to look at it or to hand it over: what this host or this build's monitor cannot do is no error.
+///
+/// # Errors
+/// All messages, when at least one is an error wherever the machine would run.
+pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagnostics> {
+    let compiled = both(&parsed, facts);
+    let Compiled {
+        resources,
+        run,
+        domain,
+        host,
+        scenario,
+        here,
+        left_out,
+    } = compiled;
+    let warnings = Diagnostics::new(scenario, parsed.sources.clone());
+    if warnings.has_errors() {
+        return Err(warnings);
+    }
+    let here = Diagnostics::new(here, parsed.sources.clone());
+    let monitor = match resources {
+        Some(resources) if !here.has_errors() => Ok((resources, run)),
+        _ => Err(here),
+    };
+    Ok(Description {
+        domain,
+        host,
+        warnings,
+        monitor,
+        left_out,
+        parsed,
+    })
+}
+
+/// What one pass of the compiler yields.
+struct Compiled {
+    resources: Option<VmResources>,
+    run: RunPlan,
+    domain: Domain,
+    host: HostPlan,
+    /// What is wrong wherever the machine runs.
+    scenario: Problems,
+    /// What is wrong on this host, with this build's monitor.
+    here: Problems,
+    left_out: Vec<String>,
+}
+
+/// Messages about this host's files, memory and KVM. Elsewhere the same scenario may be fine.
+fn is_about_this_host(d: &Diagnostic) -> bool {
+    const CODES: [&str; 22] = [
+        "E-MEMORY-HOST",
+        "W-OVERCOMMIT",
+        "E-NESTED",
+        "W-VCPU-COUNT",
+        "E-VCPU-HOST",
+        "E-DISK-MISSING",
+        "E-DISK-READ",
+        "E-DISK-KIND",
+        "E-DISK-SIZE",
+        "E-DISK-READ-ONLY",
+        "E-KERNEL-NONE",
+        "E-KERNEL-MISSING",
+        "E-KERNEL-READ",
+        "E-KERNEL-KIND",
+        "E-KERNEL-SIZE",
+        "E-INITRD-MISSING",
+        "E-INITRD-READ",
+        "E-INITRD-KIND",
+        "E-INITRD-SIZE",
+        "W-CONSOLE",
+        "W-NO-ROOT",
+        "E-BOOT",
+    ];
+    CODES.contains(&d.code)
+}
+
+fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
+    let mut problems = Problems::new();
+    let left_out = here::gate(parsed, &mut problems);
+    let mut here = std::mem::take(&mut problems);
+    let (resources, run, about) = build(parsed, facts, &mut problems);
+    let (host, everywhere): (Problems, Problems) =
+        problems.into_iter().partition(is_about_this_host);
+    here.extend(host);
+    let mut scenario = parsed.problems.clone();
+    scenario.extend(old::check(&parsed.places, facts));
+    scenario.extend(everywhere);
+    let around = domain::Around {
+        name: &about.name,
+        cpus: about.cpus,
+        memory: about.memory,
+        cmdline: about.cmdline,
+        command: parsed.scenario.command.is_some(),
+    };
+    // What could not be read has been said; the rest of it would only repeat that.
+    let domain = domain::build(parsed, &around, facts, &mut scenario);
+    let host = host::plan(parsed, &domain, facts);
+    Compiled {
+        resources,
+        run,
+        domain,
+        host,
+        scenario,
+        here,
+        left_out,
+    }
+}
+
+/// What the domain shares with the machine for the monitor.
+struct About {
+    name: String,
+    cpus: vsc_vmm::resources::Cpus,
+    memory: u64,
+    cmdline: Option<String>,
+}
+
 fn build(
     parsed: &Parsed,
     facts: &dyn Facts,
     problems: &mut Problems,
-) -> (Option<VmResources>, RunPlan) {
+) -> (Option<VmResources>, RunPlan, About) {
     let Scenario {
         name,
         cpu,
@@ -234,8 +421,18 @@ fn build(
     }
 
     let run = run_plan(parsed, &around, streams.stdio, payload.as_ref());
+    let name = machine_name(parsed, name.as_ref().map(|n| n.value.as_str()));
+    let about = About {
+        name: name.clone(),
+        cpus: vcpus,
+        memory: ram,
+        cmdline: match &payload {
+            Some(Payload::Kernel(spec)) => Some(kernel::elsewhere(&spec.cmdline, kernel)),
+            _ => None,
+        },
+    };
     let resources = payload.map(|payload| VmResources {
-        name: machine_name(parsed, name.as_ref().map(|n| n.value.as_str())),
+        name,
         cpus: vcpus,
         memory: ram,
         irqchip: chip,
@@ -254,7 +451,7 @@ fn build(
         events: events::compile(events, problems),
         limits: events::limits(limits, problems),
     });
-    (resources, run)
+    (resources, run, about)
 }
 
 fn run_plan(

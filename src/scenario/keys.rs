@@ -220,6 +220,16 @@ pub fn at(path: &[&str]) -> Option<&'static Key> {
     find(keys, last)
 }
 
+/// The default of a key such as `disks[0].cache`, where it has one.
+pub(crate) fn default_of(path: &str) -> Option<String> {
+    let names: Vec<&str> = path
+        .split('.')
+        .map(|name| name.split('[').next().unwrap_or(name))
+        .collect();
+    let key = at(&names)?;
+    (!key.default.is_empty()).then(|| key.default.to_owned())
+}
+
 /// The keys below a map or a list.
 pub fn below(kind: &Kind) -> Option<&'static [Key]> {
     match kind {

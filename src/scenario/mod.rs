@@ -11,7 +11,7 @@ pub mod old;
 pub mod presets;
 pub mod schema;
 pub(crate) mod suggest;
-mod tree;
+pub(crate) mod tree;
 mod types;
 pub(crate) mod value;
 mod write;
@@ -332,6 +332,32 @@ pub struct Setting {
 }
 
 impl Parsed {
+    /// The entry at a path such as `disks[0].cache`, or the nearest one above it that was written.
+    fn nearest(&self, path: &str) -> (&Entry, bool) {
+        let mut entry: &Entry = &self.tree;
+        for name in path.split(['.', '[', ']']).filter(|n| !n.is_empty()) {
+            let next = match (&entry.body, name.parse::<usize>()) {
+                (Body::List(members), Ok(index)) => members.get(index),
+                _ => entry.get(name),
+            };
+            match next {
+                Some(next) => entry = next,
+                None => return (entry, false),
+            }
+        }
+        (entry, true)
+    }
+
+    /// Where a key such as `disks[0].cache` was written, or what it belongs to.
+    pub(crate) fn span_of(&self, path: &str) -> Span {
+        self.nearest(path).0.span
+    }
+
+    /// Whether anybody wrote a key such as `disks[0].cache`.
+    pub(crate) fn is_written(&self, path: &str) -> bool {
+        self.nearest(path).1
+    }
+
     /// Every value that was written, as [`write()`] takes it.
     pub fn data(&self) -> serde_json::Value {
         json::of(&self.tree)
@@ -343,6 +369,64 @@ impl Parsed {
         let mut data = self.data();
         json::absolute(&mut data, keys::KEYS, base);
         data
+    }
+
+    /// Every value that was written over what the presets recommend, and differs from it.
+    pub(crate) fn differences(&self) -> Vec<crate::compile::Difference> {
+        let written = |tree: &Entry| {
+            let mut all = Vec::new();
+            tree::settings_written(tree, String::new(), &mut |key, value, span| {
+                all.push((key, value, span))
+            });
+            all
+        };
+        let advice = written(&self.recommended);
+        let recommended = |key: &str| {
+            let find = |key: &str| {
+                advice
+                    .iter()
+                    .find(|(k, _, _)| k == key)
+                    .map(|(_, v, _)| v.clone())
+            };
+            let of_storage = || {
+                let (list, rest) = key.split_once("].")?;
+                find(&format!("storage.{rest}")).filter(|_| list.starts_with("disks["))
+            };
+            find(key)
+                .or_else(of_storage)
+                .or_else(|| keys::default_of(key))
+        };
+        let mut out = Vec::new();
+        for (key, value, span) in written(&self.tree) {
+            let from_preset = matches!(self.sources.origin(span), Origin::Preset { .. });
+            let recommended = recommended(&key);
+            if from_preset
+                || recommended.as_deref() == Some(&value)
+                || matches!(key.as_str(), "preset" | "feature")
+            {
+                continue;
+            }
+            out.push(crate::compile::Difference {
+                key: self.short(&key),
+                recommended,
+                current: value,
+                origin: self.sources.origin(span),
+            });
+        }
+        out
+    }
+
+    /// `disk.cache` for `disks[0].cache` where there is one disk only.
+    fn short(&self, key: &str) -> String {
+        let short = || {
+            let (list, rest) = key.split_once("[0]")?;
+            let Body::List(members) = &self.tree.get(list)?.body else {
+                return None;
+            };
+            let alias = keys::find(keys::KEYS, list)?.aliases.first()?;
+            (members.len() == 1).then(|| format!("{alias}{rest}"))
+        };
+        short().unwrap_or_else(|| key.to_owned())
     }
 
     /// Every value that was written, and the default of every key of the table that has one.

@@ -126,7 +126,7 @@ pub(super) const DISK: &[Key] = &[
     key("lazy_refcounts", Kind::Bool, "", "true", "A new qcow2 image postpones the update of reference counts.")
         .why("fewer writes; after a crash the image is checked when it is opened"),
     key("compression_type", Kind::Word(COMPRESSIONS), "", "zlib", "How clusters of a new qcow2 image are compressed, where they are."),
-    key("encryption", Kind::Word(ENCRYPTIONS), "none", "none", "Encryption of the image.").ends("", "devices/disk/source/encryption/@format").not_here(NO_ENCRYPTION),
+    key("encryption", Kind::Word(ENCRYPTIONS), "none", "none", "Encryption of the image.").ends("", "devices/disk/source/encryption/@format").not_here(NO_ENCRYPTION).but(&["none"]),
     key("secret", Kind::Name { max: 36 }, "", "6f1c2b1a-9d0e-4c51-9c3f-0a4d5e6f7a8b", "UUID of the libvirt secret that has the passphrase.")
         .ends("", "devices/disk/source/encryption/secret/@uuid").not_here(NO_ENCRYPTION),
     key("secret_file", Kind::Path, "", "disk.key", "A file with the passphrase of a new image; one newline at its end does not count.").not_here(NO_ENCRYPTION),

@@ -1,0 +1,198 @@
+//! The domain: what was written, with every open question answered. Pure: facts are asked for, nothing is run.
+//!
+//! The tree of the scenario becomes data ([`crate::scenario::json`]); then each family of keys is completed in place,
+//! and what QEMU or libvirt would refuse is said with the place that asked for it.
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod disks;
+mod ident;
+mod nets;
+mod platform;
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::diag::{Diagnostic, Span};
+use crate::domain::{Domain, get};
+use crate::facts::{Facts, FileKind};
+use crate::scenario::{Parsed, json as tree_json};
+
+use super::Problems;
+
+pub(super) use disks::image_of;
+
+/// What the domain needs of the machine that was compiled for the monitor.
+pub(super) struct Around<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// vCPUs and how the guest sees them.
+    pub(super) cpus: vsc_vmm::resources::Cpus,
+    /// Guest RAM, bytes.
+    pub(super) memory: u64,
+    /// The whole command line of the kernel that was named.
+    pub(super) cmdline: Option<String>,
+    /// A command will run: consoles are the runner's.
+    pub(super) command: bool,
+}
+
+/// Completes a scenario.
+pub(super) fn build(
+    parsed: &Parsed,
+    around: &Around<'_>,
+    facts: &dyn Facts,
+    problems: &mut Problems,
+) -> Domain {
+    let mut root = match tree_json::of(&parsed.tree) {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    let storage = root.remove("storage").unwrap_or_default();
+    for key in ["preset", "feature", "xml", "store", "hosts", "on", "host"] {
+        root.remove(key);
+    }
+    let mut cx = Cx {
+        root,
+        parsed,
+        facts,
+        problems,
+    };
+    cx.identity(around);
+    cx.cpu(around);
+    cx.memory(around);
+    cx.time_and_events();
+    cx.security();
+    cx.consoles(around);
+    cx.disks(&storage, around);
+    cx.nets(around);
+    cx.devices();
+    cx.kernel(around);
+    cx.firmware(around);
+    cx.iommu();
+    cx.checks();
+    let mut domain = Value::Object(cx.root);
+    prune(&mut domain);
+    Domain(domain)
+}
+
+/// What the parts of the compiler share.
+struct Cx<'a> {
+    root: Map<String, Value>,
+    parsed: &'a Parsed,
+    facts: &'a dyn Facts,
+    problems: &'a mut Problems,
+}
+
+impl Cx<'_> {
+    /// The value at a path of names.
+    fn get(&self, path: &str) -> Option<&Value> {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let value = self.root.get(first)?;
+        if rest.is_empty() {
+            Some(value)
+        } else {
+            get(value, rest)
+        }
+    }
+
+    fn text(&self, path: &str) -> Option<&str> {
+        self.get(path)?.as_str()
+    }
+
+    fn flag(&self, path: &str) -> bool {
+        self.get(path).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn members(&self, list: &str) -> &[Value] {
+        self.root
+            .get(list)
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The map below a name; an empty one is made.
+    fn map(&mut self, name: &str) -> &mut Map<String, Value> {
+        let value = self.root.entry(name).or_insert_with(|| json!({}));
+        if !value.is_object() {
+            *value = json!({});
+        }
+        match value {
+            Value::Object(map) => map,
+            _ => unreachable!("it was made an object"),
+        }
+    }
+
+    /// Sets a value that nobody gave.
+    fn default(&mut self, group: &str, name: &str, value: impl Into<Value>) {
+        self.map(group).entry(name).or_insert_with(|| value.into());
+    }
+
+    /// Where a key such as `disks[0].cache` was written; where its group was, else.
+    fn span(&self, path: &str) -> Span {
+        self.parsed.span_of(path)
+    }
+
+    /// Whether a value is advice of a preset or of the settings, not asked for in this scenario.
+    fn is_advice(&self, path: &str) -> bool {
+        self.parsed.sources.is_advice(self.span(path))
+    }
+
+    fn error(
+        &mut self,
+        code: &'static str,
+        path: &str,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        let span = self.span(path);
+        self.problems.push(Diagnostic::error(code, span, message));
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    fn warn(
+        &mut self,
+        code: &'static str,
+        path: &str,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        let span = self.span(path);
+        self.problems.push(Diagnostic::warning(code, span, message));
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    /// Two values that do not go together.
+    fn conflict(
+        &mut self,
+        path: &str,
+        other: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let other = self.span(other);
+        let d = self.error("E-CONFLICT", path, message);
+        d.help = Some(help.into());
+        d.also.push((other, "the other one".into()));
+    }
+
+    fn is_block_device(&self, path: &str) -> bool {
+        match self.facts.file(Path::new(path)) {
+            Ok(file) => file.kind == FileKind::BlockDevice,
+            Err(_) => path.starts_with("/dev/"),
+        }
+    }
+}
+
+/// Takes out maps and lists that have become empty.
+fn prune(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.values_mut().for_each(prune);
+        map.retain(|_, v| match v {
+            Value::Object(map) => !map.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            _ => true,
+        });
+    }
+}

@@ -1,0 +1,330 @@
+//! Disks: their images, names, loops; what `storage` says for those that do not say it themselves.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::{Around, Cx, ident};
+
+/// Where libvirt keeps images.
+const IMAGES: &str = "/var/lib/libvirt/images";
+/// What of `storage` is for any disk.
+const ALWAYS: [&str; 6] = ["format", "bus", "cache", "io", "discard", "transient"];
+/// What of `storage` is for disks whose image this program makes.
+const MADE: [&str; 7] = [
+    "size",
+    "preallocation",
+    "cluster_size",
+    "lazy_refcounts",
+    "compression_type",
+    "encryption",
+    "secret_file",
+];
+/// What only qcow2 has.
+const ONLY_QCOW2: [&str; 3] = ["cluster_size", "lazy_refcounts", "compression_type"];
+
+/// The image of a disk that names none: in `dir`, by the machine's name.
+pub(in crate::compile) fn image_of(
+    dir: Option<&str>,
+    machine: &str,
+    index: usize,
+    format: &str,
+) -> String {
+    let dir = dir.unwrap_or(IMAGES).trim_end_matches('/');
+    match index {
+        0 => format!("{dir}/{machine}.{format}"),
+        n => format!("{dir}/{machine}-{n}.{format}"),
+    }
+}
+
+impl Cx<'_> {
+    pub(super) fn disks(&mut self, storage: &Value, around: &Around<'_>) {
+        let nothing = Map::new();
+        let storage = storage.as_object().unwrap_or(&nothing);
+        let written = self.root.remove("disks");
+        let mut disks: Vec<Map<String, Value>> = match written {
+            Some(Value::Array(list)) => list
+                .into_iter()
+                .filter_map(|d| {
+                    if let Value::Object(d) = d {
+                        Some(d)
+                    } else {
+                        None
+                    }
+                })
+                .collect(),
+            // A preset wants a disk to boot from; a kernel or a command needs none.
+            _ if !storage.is_empty() && self.text("kernel.path").is_none() => vec![Map::new()],
+            _ => Vec::new(),
+        };
+        let loops = self.get("iothreads").and_then(Value::as_u64).unwrap_or(0);
+        if loops == 0 {
+            self.root.remove("iothreads");
+        }
+        let mut next_loop = 0;
+        let mut made = Vec::new();
+        for (index, disk) in disks.iter_mut().enumerate() {
+            let here = format!("disks[{index}]");
+            let device = disk
+                .get("device")
+                .and_then(Value::as_str)
+                .unwrap_or("disk")
+                .to_owned();
+            let own_image = disk.get("path").is_none();
+            let is_disk = device == "disk";
+            if is_disk {
+                let more: &[&str] = if own_image || disk.contains_key("size") {
+                    &MADE
+                } else {
+                    &[]
+                };
+                for key in ALWAYS.iter().chain(more) {
+                    if let Some(value) = storage.get(*key) {
+                        disk.entry(*key).or_insert_with(|| value.clone());
+                    }
+                }
+                if index == 0
+                    && let Some(target) = storage.get("target")
+                {
+                    disk.entry("target").or_insert_with(|| target.clone());
+                }
+            }
+            let format = disk
+                .entry("format")
+                .or_insert("raw".into())
+                .as_str()
+                .unwrap_or("raw")
+                .to_owned();
+            if own_image && is_disk {
+                let dir = storage.get("dir").and_then(Value::as_str);
+                disk.insert(
+                    "path".into(),
+                    image_of(dir, around.name, index, &format).into(),
+                );
+            }
+            if device == "cdrom" {
+                disk.insert("read_only".into(), true.into());
+            }
+            let bus = match device.as_str() {
+                "cdrom" if self.is_i440fx() => "ide",
+                "cdrom" => "sata",
+                "floppy" => "fdc",
+                _ => "virtio",
+            };
+            let bus = disk
+                .entry("bus")
+                .or_insert(bus.into())
+                .as_str()
+                .unwrap_or(bus)
+                .to_owned();
+            self.format_options(&here, &format, disk);
+            if let Some(path) = disk.get("path").and_then(Value::as_str) {
+                let kind = if self.is_block_device(path) {
+                    "block"
+                } else {
+                    "file"
+                };
+                disk.insert("type".into(), kind.into());
+            }
+            self.loop_of(&here, &bus, loops, &mut next_loop, disk);
+            disk.entry("cache").or_insert("writeback".into());
+            disk.entry("device").or_insert(device.into());
+            made.push((bus, here));
+        }
+        self.names(&mut disks, &made);
+        if !disks.is_empty() {
+            self.root.insert(
+                "disks".into(),
+                disks.into_iter().map(Value::Object).collect(),
+            );
+        }
+    }
+
+    /// Options that the format lacks, and what encryption needs.
+    fn format_options(&mut self, here: &str, format: &str, disk: &mut Map<String, Value>) {
+        if format != "qcow2" {
+            for key in ONLY_QCOW2 {
+                if disk.remove(key).is_some() {
+                    let path = self.where_said(here, key);
+                    if !self.is_advice(&path) {
+                        let d = self.warn(
+                            "W-DISK-OPTION",
+                            &path,
+                            format!("`{key}` needs qcow2, and this image is {format}"),
+                        );
+                        d.help = Some("Say `format: qcow2`, or leave it out".into());
+                    }
+                }
+            }
+            if disk.get("preallocation").and_then(Value::as_str) == Some("metadata") {
+                let path = self.where_said(here, "preallocation");
+                disk.remove("preallocation");
+                if !self.is_advice(&path) {
+                    let other = self.where_said(here, "format");
+                    self.conflict(
+                        &path,
+                        &other,
+                        format!("An image of format {format} has no metadata to reserve"),
+                        "Say `preallocation: falloc`, or `format: qcow2`",
+                    );
+                }
+            }
+        }
+        match disk.get("encryption").and_then(Value::as_str) {
+            Some("luks") if format != "qcow2" => {
+                let (path, other) = (
+                    self.where_said(here, "encryption"),
+                    self.where_said(here, "format"),
+                );
+                self.conflict(
+                    &path,
+                    &other,
+                    format!("Encryption needs qcow2, and this image is {format}"),
+                    "Say `format: qcow2`, or `encryption: none`",
+                );
+            }
+            Some("luks") => {
+                let image = disk
+                    .get("path")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned();
+                match disk.get("secret").and_then(Value::as_str) {
+                    Some(secret) if !ident::is_uuid(secret) => {
+                        self.error(
+                            "E-VALUE",
+                            &format!("{here}.secret"),
+                            "This is no UUID of a secret",
+                        )
+                        .help = Some("virsh secret-list shows them".into());
+                    }
+                    Some(_) => {}
+                    None => {
+                        drop(disk.insert("secret".into(), ident::uuid(&["secret", &image]).into()))
+                    }
+                }
+            }
+            _ => {
+                for key in ["secret", "secret_file"] {
+                    let path = format!("{here}.{key}");
+                    if disk.remove(key).is_some() && !self.is_advice(&path) {
+                        self.warn(
+                            "W-UNUSED",
+                            &path,
+                            format!("`{key}` is for an encrypted image, and this one is not"),
+                        )
+                        .help = Some("Say `encryption: luks`".into());
+                    }
+                }
+                disk.remove("encryption");
+            }
+        }
+        if disk.get("preallocation").and_then(Value::as_str) == Some("off") {
+            disk.remove("preallocation");
+        }
+    }
+
+    /// The disk's own key where it has one, else that of `storage`.
+    fn where_said(&self, here: &str, key: &str) -> String {
+        let own = format!("{here}.{key}");
+        if self.parsed.is_written(&own) {
+            own
+        } else {
+            format!("storage.{key}")
+        }
+    }
+
+    fn loop_of(
+        &mut self,
+        here: &str,
+        bus: &str,
+        loops: u64,
+        next: &mut u64,
+        disk: &mut Map<String, Value>,
+    ) {
+        let path = format!("{here}.iothread");
+        match disk.get("iothread").and_then(Value::as_u64) {
+            Some(_) if bus != "virtio" => {
+                let message = format!("A disk on {bus} has no I/O loop of its own");
+                self.conflict(
+                    &path,
+                    &format!("{here}.bus"),
+                    message,
+                    "Say `bus: virtio`, or leave `iothread` out",
+                );
+            }
+            Some(number) if number > loops => {
+                self.conflict(
+                    &path,
+                    "iothreads",
+                    format!("There is no I/O loop {number}: `iothreads` is {loops}"),
+                    format!("Say `iothreads: {number}`"),
+                );
+            }
+            None if bus == "virtio" && loops > 0 => {
+                disk.insert("iothread".into(), (*next % loops + 1).into());
+                *next += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Each disk's name in the XML: the given one, or the next that is free on its bus.
+    fn names(&mut self, disks: &mut [Map<String, Value>], made: &[(String, String)]) {
+        let mut taken: HashMap<String, String> = HashMap::new();
+        for (disk, (bus, here)) in disks.iter().zip(made) {
+            let Some(target) = disk.get("target").and_then(Value::as_str) else {
+                continue;
+            };
+            if !target.starts_with(prefix(bus)) {
+                let message = format!("A disk on {bus} is not called {target}");
+                let path = self.where_said(here, "target");
+                self.error("E-DISK-TARGET", &path, message).help =
+                    Some(format!("For example `target: {}a`", prefix(bus)));
+            }
+            if let Some(first) = taken.insert(target.to_owned(), here.clone()) {
+                self.conflict(
+                    &format!("{here}.target"),
+                    &format!("{first}.target"),
+                    format!("Two disks are called {target}"),
+                    "Give each its own `target`",
+                );
+            }
+        }
+        for (disk, (bus, here)) in disks.iter_mut().zip(made) {
+            if disk.contains_key("target") {
+                continue;
+            }
+            let mut names = (0..).map(|n| format!("{}{}", prefix(bus), letters(n)));
+            let free = names
+                .find(|name| !taken.contains_key(name))
+                .unwrap_or_default();
+            taken.insert(free.clone(), here.clone());
+            disk.insert("target".into(), free.into());
+        }
+    }
+}
+
+/// How names of disks begin on a bus.
+fn prefix(bus: &str) -> &'static str {
+    match bus {
+        "virtio" => "vd",
+        "ide" => "hd",
+        "fdc" => "fd",
+        _ => "sd",
+    }
+}
+
+/// a, b, …, z, aa, ab, …
+fn letters(index: usize) -> String {
+    let mut out = Vec::new();
+    let mut rest = index + 1;
+    while rest > 0 {
+        rest -= 1;
+        out.push(char::from(b'a' + u8::try_from(rest % 26).unwrap_or(0)));
+        rest /= 26;
+    }
+    out.into_iter().rev().collect()
+}

@@ -26,8 +26,19 @@ use std::sync::Arc;
 
 use compile::{Description, Plan};
 use diag::{Diagnostic, Diagnostics, Sources, Span};
-use facts::Facts;
-use scenario::{Input, Layer, Override, Parsed, presets};
+use facts::{Facts, Root};
+use scenario::{Input, Layer, Override, Parsed, old, presets};
+
+/// Where the settings file is, which goes between presets and scenario.
+#[derive(Debug, Clone, Copy)]
+pub enum SettingsFrom<'a> {
+    /// The first `virtscenario.yaml` of virt-scenario's search path below this root, if there is one.
+    Search(&'a Root),
+    /// This file.
+    File(&'a Path),
+    /// There is none.
+    Nowhere,
+}
 
 /// Reads and parses a scenario: a file, or none for a scenario that the layers alone describe. Mistakes in the text
 /// are in [`Parsed::problems`], to be reported together with those that [`compile()`] finds.
@@ -38,6 +49,7 @@ pub fn load(
     file: Option<&Path>,
     layers: Vec<Layer>,
     home: Option<PathBuf>,
+    settings: SettingsFrom<'_>,
 ) -> Result<Parsed, Diagnostics> {
     let alone = |d: Box<Diagnostic>| Diagnostics::new(vec![*d], Arc::new(Sources::default()));
     let mut layers = layers;
@@ -51,9 +63,27 @@ pub fn load(
     }
     let file = file.filter(|_| preset.is_none());
     let bytes = file.map(read).transpose().map_err(alone)?;
+    let may_have_preset = || {
+        let told = |text: &str| {
+            text.contains("preset") || text.contains("feature") || text.contains("scenario")
+        };
+        let written = bytes
+            .as_deref()
+            .is_some_and(|b| told(&String::from_utf8_lossy(b)));
+        written || layers.iter().any(|layer| told(layer.text()))
+    };
+    let settings = match settings {
+        SettingsFrom::File(path) => Some(path.to_owned()),
+        SettingsFrom::Search(root) if may_have_preset() => old::search_path(home.as_deref(), root)
+            .into_iter()
+            .map(|dir| dir.join(old::SETTINGS))
+            .find(|path| path.exists()),
+        SettingsFrom::Search(_) | SettingsFrom::Nowhere => None,
+    };
+    let settings_bytes = settings.as_deref().map(read).transpose().map_err(alone)?;
     Ok(scenario::parse(&Input {
         file: file.zip(bytes.as_deref()),
-        settings: None,
+        settings: settings.as_deref().zip(settings_bytes.as_deref()),
         layers,
         home,
     }))

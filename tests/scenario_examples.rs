@@ -51,7 +51,8 @@ fn host(example: &Path) -> HostFacts {
 #[test]
 fn every_example_compiles_without_a_warning() {
     for example in examples() {
-        let parsed = vsc::load(Some(&example), Vec::new(), None).unwrap();
+        let parsed =
+            vsc::load(Some(&example), Vec::new(), None, vsc::SettingsFrom::Nowhere).unwrap();
         let plan = vsc::compile(parsed, &host(&example))
             .unwrap_or_else(|e| panic!("{}:\n{e}", example.display()));
         assert!(
@@ -76,7 +77,7 @@ fn the_full_example_names_every_key_that_goes_without_a_command() {
         .find(|p| p.ends_with("full.yaml"))
         .unwrap();
     let plan = vsc::compile(
-        vsc::load(Some(&example), Vec::new(), None).unwrap(),
+        vsc::load(Some(&example), Vec::new(), None, vsc::SettingsFrom::Nowhere).unwrap(),
         &host(&example),
     )
     .unwrap();
@@ -111,10 +112,11 @@ fn files_that_are_no_scenarios_are_named_for_what_they_are() {
     let bomb = directory.join("bomb.yaml");
     std::fs::write(&bomb, "a: [".to_owned() + &"[".repeat(1 << 20)).unwrap();
     let facts = LiveFacts::new(Root::default(), Variables::default());
-    let code = |path: &Path| match vsc::load(Some(path), Vec::new(), None) {
-        Ok(parsed) => vsc::check(parsed, &facts as &dyn Facts).list[0].code,
-        Err(messages) => messages.list[0].code,
-    };
+    let code =
+        |path: &Path| match vsc::load(Some(path), Vec::new(), None, vsc::SettingsFrom::Nowhere) {
+            Ok(parsed) => vsc::check(parsed, &facts as &dyn Facts).list[0].code,
+            Err(messages) => messages.list[0].code,
+        };
     assert_eq!(code(&binary), "E-ENCODING");
     assert_eq!(code(&bomb), "E-YAML-SIZE");
     assert_eq!(code(&directory), "E-SCENARIO");

@@ -60,12 +60,26 @@ struct Common {
         hide_default_value = true
     )]
     host_root: PathBuf,
+    /// The settings for all machines, instead of a virtscenario.yaml where virt-scenario looks for it; `none`: none.
+    #[arg(long, value_name = "FILE", global = true)]
+    settings: Option<PathBuf>,
     /// Says less.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Says more: the guest's console on standard error.
     #[arg(short, long, global = true)]
     verbose: bool,
+}
+
+impl Common {
+    /// Where the settings are.
+    fn settings<'a>(&'a self, root: &'a vsc::facts::Root) -> vsc::SettingsFrom<'a> {
+        match self.settings.as_deref() {
+            None => vsc::SettingsFrom::Search(root),
+            Some(path) if path.as_os_str() == "none" => vsc::SettingsFrom::Nowhere,
+            Some(path) => vsc::SettingsFrom::File(path),
+        }
+    }
 }
 
 /// The verbs.

@@ -108,9 +108,11 @@ pub(super) struct Source<'a> {
 pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
     let variables = Variables::of_process();
     let home = variables.home.clone();
-    let facts = LiveFacts::new(Root(common.host_root.clone()), variables);
-    let result =
-        vsc::load(source.file, source.layers, home).and_then(|parsed| vsc::compile(parsed, &facts));
+    let root = Root(common.host_root.clone());
+    let settings = common.settings(&root);
+    let facts = LiveFacts::new(root.clone(), variables);
+    let result = vsc::load(source.file, source.layers, home, settings)
+        .and_then(|parsed| vsc::compile(parsed, &facts));
     match result {
         Ok(plan) => {
             report(&plan.warnings, common);

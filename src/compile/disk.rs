@@ -14,6 +14,7 @@ use super::Problems;
 /// The disks in their order.
 pub(super) fn compile(
     disks: &[Spanned<Disk>],
+    has_storage: bool,
     facts: &dyn Facts,
     problems: &mut Problems,
 ) -> Vec<BlkSpec> {
@@ -31,9 +32,14 @@ pub(super) fn compile(
             sync,
             discard,
             block_size,
+            size,
         } = &disk.value;
         let span = &disk.span;
         let Some(path) = path else {
+            if has_storage {
+                // The disk to boot from, which the monitor of this build cannot do.
+                continue;
+            }
             let d = Diagnostic::error("E-REQUIRED", *span, "This disk has no `path`");
             problems.push(d.help("Name its image: `path: rootfs.ext4`"));
             continue;
@@ -82,7 +88,10 @@ pub(super) fn compile(
                 format!("A block has 512 or 4096 bytes, not {block}"),
             ));
         }
-        check_image(&path.value, path.span, locked, block, facts, problems);
+        let to_make = size.is_some_and(|s| s.value > 0);
+        if !(to_make && facts.file(&path.value) == Err(FileError::Missing)) {
+            check_image(&path.value, path.span, locked, block, facts, problems);
+        }
         out.push(BlkSpec {
             id: name,
             path: path.value.clone(),
@@ -110,7 +119,7 @@ fn check_image(
     let shown = path.display();
     let d = match facts.file(path) {
         Err(FileError::Missing) => Diagnostic::error("E-DISK-MISSING", span, format!("There is no disk image {shown}"))
-            .help("Paths are relative to the scenario's directory. To make one: truncate -s 1G FILE; mkfs.ext4 FILE"),
+            .help("Paths are relative to the scenario's directory. `size: 1G` makes an empty one at the first run"),
         Err(error) => Diagnostic::error("E-DISK-READ", span, format!("The disk image {shown} cannot be used: {error}")),
         Ok(file) => match file.kind {
             FileKind::Directory => Diagnostic::error("E-DISK-KIND", span, format!("{shown} is a directory, not a disk image"))

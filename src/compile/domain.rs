@@ -22,8 +22,6 @@ use crate::scenario::{Parsed, json as tree_json};
 
 use super::Problems;
 
-pub(super) use disks::image_of;
-
 /// What the domain needs of the machine that was compiled for the monitor.
 pub(super) struct Around<'a> {
     /// Its name.

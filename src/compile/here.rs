@@ -4,9 +4,9 @@
 #![forbid(unsafe_code)]
 
 use crate::diag::{Diagnostic, Span, quoted};
+use crate::scenario::Parsed;
 use crate::scenario::keys::{Kind, Word};
 use crate::scenario::tree::{self, Body, Entry, Leaf};
-use crate::scenario::{Parsed, value};
 
 use super::Problems;
 
@@ -68,7 +68,10 @@ impl Gate<'_> {
                 Body::Map(_) => self.map(entry, &here),
                 Body::List(members) => {
                     for (index, member) in members.iter().enumerate() {
-                        if !switched_off(member) {
+                        if here == "disks" && member.get("path").is_none() {
+                            // The disk to boot from, which firmware would have to find.
+                            self.leave_out(member, "disks");
+                        } else if !switched_off(member) {
                             self.list_member(member, &here, index);
                         }
                     }
@@ -114,9 +117,8 @@ impl Gate<'_> {
         };
         for word in words.iter().filter(|w| chosen.contains(&w.name)) {
             if let Some(why) = word.elsewhere {
-                // The image that a preset recommends is left out as a whole.
-                let advice = self.parsed.sources.is_advice(entry.span);
-                if !(advice && path.starts_with("storage.")) {
+                // What `storage` says has been put into each disk.
+                if !path.starts_with("storage.") {
                     self.refuse_word(entry, path, word.name, why);
                 }
             }
@@ -206,14 +208,4 @@ fn capital(text: &str) -> String {
         .next()
         .map(|c| c.to_uppercase().chain(chars).collect())
         .unwrap_or_default()
-}
-
-/// Whether a disk is the one that a preset implies, by the image it does not name.
-pub(super) fn implied(disk: &crate::scenario::Disk) -> bool {
-    disk.path.is_none()
-}
-
-/// A size, for messages.
-pub(super) fn size(bytes: u64) -> String {
-    value::size_text(bytes)
 }

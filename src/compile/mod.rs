@@ -22,7 +22,7 @@ use vsc_vmm::resources::{InitrdPart, Irqchip, Payload, VmResources};
 use crate::diag::{Diagnostic, Diagnostics, Origin};
 use crate::domain::Domain;
 use crate::facts::Facts;
-use crate::scenario::{Parsed, Root, Scenario, Setting, old, value, word};
+use crate::scenario::{Parsed, Root, Scenario, Setting, old, presets, value, word};
 
 pub use devices::{DevicePair, device_pairs};
 pub use host::{HostChange, HostPlan};
@@ -385,7 +385,7 @@ fn build(
 
     let vcpus = cpu::compile(cpu, facts, problems);
     let ram = memory::compile(memory, facts, problems);
-    let blocks = disk::compile(disks, facts, problems);
+    let blocks = disk::compile(disks, parsed.is_written("storage"), facts, problems);
     let terminals = if command.is_some() {
         facts.terminals()
     } else {
@@ -404,6 +404,18 @@ fn build(
         console: streams.kernel_console,
     };
     let payload = kernel::compile(kernel, guest_parameters, &around, facts, problems);
+    if let (Some(Payload::Builtin { .. }), None, [preset, ..]) =
+        (&payload, guest_parameters, parsed.presets.as_slice())
+    {
+        let d = Diagnostic::error(
+            "E-BOOT",
+            parsed.span_of("preset"),
+            format!(
+                "{preset} boots from its disk, and the monitor of this build has no firmware to do so"
+            ),
+        );
+        problems.push(d.help("Give a kernel (--kernel FILE) or a command (-- CMD); --export-xml and --on HOST hand the machine to libvirt"));
+    }
     // Split starts and ends faster; only it has no PIT.
     let chip = word(*irqchip).unwrap_or(match pit {
         Some(pit) if pit.value => Irqchip::Kernel,
@@ -555,9 +567,17 @@ fn machine_name(parsed: &Parsed, given: Option<&str>) -> String {
         let name: String = stem.chars().map(fit).take(64).collect();
         value::name(&name, 64).ok()
     };
+    let preset = || {
+        parsed
+            .presets
+            .iter()
+            .find(|p| presets::find(p).is_some())
+            .map(|p| (*p).to_owned())
+    };
     given
         .map(str::to_owned)
         .or_else(stem)
+        .or_else(preset)
         .unwrap_or_else(|| "vsc".to_owned())
 }
 

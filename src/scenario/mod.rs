@@ -10,6 +10,7 @@ pub mod keys;
 pub mod old;
 pub mod presets;
 pub mod schema;
+mod storage;
 pub(crate) mod suggest;
 pub(crate) mod tree;
 mod types;
@@ -84,6 +85,17 @@ pub enum Layer {
     Command(Vec<String>),
 }
 
+impl Layer {
+    /// What it says, as far as it can name a key.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Layer::Option(option) => &option.text,
+            Layer::Flag(flag) => flag.key,
+            Layer::Command(_) => "",
+        }
+    }
+}
+
 /// Everything that [`parse`] reads.
 #[derive(Debug, Clone, Default)]
 pub struct Input<'a> {
@@ -155,6 +167,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
     for layer in own.into_iter().chain(overs) {
         tree::merge(&mut tree, layer, &mut problems);
     }
+    storage::apply(&mut tree, !base.names.is_empty());
     let file = input.file.map(|(path, _)| path.to_owned());
     let scenario = Reader(&tree).scenario();
     Parsed {
@@ -399,8 +412,13 @@ impl Parsed {
         let mut out = Vec::new();
         for (key, value, span) in written(&self.tree) {
             let from_preset = matches!(self.sources.origin(span), Origin::Preset { .. });
+            // What `storage` puts into disks is told once.
+            let from_storage = || {
+                key.starts_with("disks[") && self.tree.get("storage").is_some_and(|s| s.holds(span))
+            };
             let recommended = recommended(&key);
             if from_preset
+                || from_storage()
                 || recommended.as_deref() == Some(&value)
                 || matches!(key.as_str(), "preset" | "feature")
             {

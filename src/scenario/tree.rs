@@ -56,6 +56,11 @@ impl Entry {
         }
     }
 
+    /// Whether one of the values directly below was written at this place.
+    pub(crate) fn holds(&self, span: Span) -> bool {
+        matches!(&self.body, Body::Map(entries) if entries.iter().any(|e| e.span == span))
+    }
+
     /// Whether a value directly below was wrong.
     pub(crate) fn broken(&self) -> bool {
         matches!(&self.body, Body::Map(entries) if entries.iter().any(|e| matches!(e.body, Body::Wrong)))

@@ -22,11 +22,7 @@ impl Cx<'_> {
             let (bus, device, format, cache) =
                 (word("bus"), word("device"), word("format"), word("cache"));
             let path = |key: &str| format!("{here}.{key}");
-            let pick = |key: &str| match self.parsed.is_written(&path(key)) {
-                true => path(key),
-                false => format!("storage.{key}"),
-            };
-            let (io, bus_at, cache_at) = (pick("io"), pick("bus"), pick("cache"));
+            let (io, bus_at, cache_at) = (path("io"), path("bus"), path("cache"));
             if bus == "ide" && self.is_q35() {
                 self.conflict(
                     &bus_at,
@@ -73,7 +69,7 @@ impl Cx<'_> {
             if matches!(format, "vhdx") {
                 let d = self.warn(
                     "W-XML",
-                    &pick("format"),
+                    &path("format"),
                     "libvirt's schema has no format vhdx",
                 );
                 d.help = Some("qemu-img convert -O qcow2".into());

@@ -10,28 +10,11 @@ use super::{Around, Cx, ident};
 
 /// Where libvirt keeps images.
 const IMAGES: &str = "/var/lib/libvirt/images";
-/// What of `storage` is for any disk.
-const ALWAYS: [&str; 6] = ["format", "bus", "cache", "io", "discard", "transient"];
-/// What of `storage` is for disks whose image this program makes.
-const MADE: [&str; 7] = [
-    "size",
-    "preallocation",
-    "cluster_size",
-    "lazy_refcounts",
-    "compression_type",
-    "encryption",
-    "secret_file",
-];
 /// What only qcow2 has.
 const ONLY_QCOW2: [&str; 3] = ["cluster_size", "lazy_refcounts", "compression_type"];
 
 /// The image of a disk that names none: in `dir`, by the machine's name.
-pub(in crate::compile) fn image_of(
-    dir: Option<&str>,
-    machine: &str,
-    index: usize,
-    format: &str,
-) -> String {
+fn image_of(dir: Option<&str>, machine: &str, index: usize, format: &str) -> String {
     let dir = dir.unwrap_or(IMAGES).trim_end_matches('/');
     match index {
         0 => format!("{dir}/{machine}.{format}"),
@@ -41,8 +24,6 @@ pub(in crate::compile) fn image_of(
 
 impl Cx<'_> {
     pub(super) fn disks(&mut self, storage: &Value, around: &Around<'_>) {
-        let nothing = Map::new();
-        let storage = storage.as_object().unwrap_or(&nothing);
         let written = self.root.remove("disks");
         let mut disks: Vec<Map<String, Value>> = match written {
             Some(Value::Array(list)) => list
@@ -55,8 +36,6 @@ impl Cx<'_> {
                     }
                 })
                 .collect(),
-            // A preset wants a disk to boot from; a kernel or a command needs none.
-            _ if !storage.is_empty() && self.text("kernel.path").is_none() => vec![Map::new()],
             _ => Vec::new(),
         };
         let loops = self.get("iothreads").and_then(Value::as_u64).unwrap_or(0);
@@ -74,30 +53,13 @@ impl Cx<'_> {
                 .to_owned();
             let own_image = disk.get("path").is_none();
             let is_disk = device == "disk";
-            if is_disk {
-                let more: &[&str] = if own_image || disk.contains_key("size") {
-                    &MADE
-                } else {
-                    &[]
-                };
-                for key in ALWAYS.iter().chain(more) {
-                    if let Some(value) = storage.get(*key) {
-                        disk.entry(*key).or_insert_with(|| value.clone());
-                    }
-                }
-                if index == 0
-                    && let Some(target) = storage.get("target")
-                {
-                    disk.entry("target").or_insert_with(|| target.clone());
-                }
-            }
             let format = disk
                 .entry("format")
                 .or_insert("raw".into())
                 .as_str()
                 .unwrap_or("raw")
                 .to_owned();
-            if own_image && is_disk {
+            if own_image && is_disk && !storage.is_null() {
                 let dir = storage.get("dir").and_then(Value::as_str);
                 disk.insert(
                     "path".into(),
@@ -147,7 +109,7 @@ impl Cx<'_> {
         if format != "qcow2" {
             for key in ONLY_QCOW2 {
                 if disk.remove(key).is_some() {
-                    let path = self.where_said(here, key);
+                    let path = format!("{here}.{key}");
                     if !self.is_advice(&path) {
                         let d = self.warn(
                             "W-DISK-OPTION",
@@ -159,10 +121,10 @@ impl Cx<'_> {
                 }
             }
             if disk.get("preallocation").and_then(Value::as_str) == Some("metadata") {
-                let path = self.where_said(here, "preallocation");
+                let path = format!("{here}.preallocation");
                 disk.remove("preallocation");
                 if !self.is_advice(&path) {
-                    let other = self.where_said(here, "format");
+                    let other = format!("{here}.format");
                     self.conflict(
                         &path,
                         &other,
@@ -174,10 +136,7 @@ impl Cx<'_> {
         }
         match disk.get("encryption").and_then(Value::as_str) {
             Some("luks") if format != "qcow2" => {
-                let (path, other) = (
-                    self.where_said(here, "encryption"),
-                    self.where_said(here, "format"),
-                );
+                let (path, other) = (format!("{here}.encryption"), format!("{here}.format"));
                 self.conflict(
                     &path,
                     &other,
@@ -226,16 +185,6 @@ impl Cx<'_> {
         }
     }
 
-    /// The disk's own key where it has one, else that of `storage`.
-    fn where_said(&self, here: &str, key: &str) -> String {
-        let own = format!("{here}.{key}");
-        if self.parsed.is_written(&own) {
-            own
-        } else {
-            format!("storage.{key}")
-        }
-    }
-
     fn loop_of(
         &mut self,
         here: &str,
@@ -280,7 +229,7 @@ impl Cx<'_> {
             };
             if !target.starts_with(prefix(bus)) {
                 let message = format!("A disk on {bus} is not called {target}");
-                let path = self.where_said(here, "target");
+                let path = format!("{here}.target");
                 self.error("E-DISK-TARGET", &path, message).help =
                     Some(format!("For example `target: {}a`", prefix(bus)));
             }

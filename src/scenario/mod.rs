@@ -124,6 +124,8 @@ pub struct Parsed {
     pub presets: Vec<&'static str>,
     /// Everything that was said, the later on top of the earlier.
     pub(crate) tree: Arc<Entry>,
+    /// What the scenario and the command line say, without presets and settings.
+    pub(crate) alone: Arc<Entry>,
     /// What the settings file expects to be on the host.
     pub(crate) places: Vec<old::Place>,
     /// What presets and feature sets alone say.
@@ -151,6 +153,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
     let asked: Vec<&Entry> = own.iter().chain(&overs).collect();
     let base = presets::base(&asked, &mut sources, &mut problems);
     let mut tree = base.tree.clone();
+    let mut alone = tree::empty();
     if let Some((path, bytes)) = input.settings
         && !base.names.is_empty()
     {
@@ -165,6 +168,8 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         tree::merge(&mut tree, settings, &mut problems);
     }
     for layer in own.into_iter().chain(overs) {
+        // What goes wrong here goes wrong in the same way below.
+        tree::merge(&mut alone, layer.clone(), &mut Vec::new());
         tree::merge(&mut tree, layer, &mut problems);
     }
     storage::apply(&mut tree, !base.names.is_empty());
@@ -178,6 +183,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         presets: base.names,
         places,
         tree: Arc::new(tree),
+        alone: Arc::new(alone),
         recommended: Arc::new(base.tree),
     }
 }
@@ -376,10 +382,11 @@ impl Parsed {
         json::of(&self.tree)
     }
 
-    /// The same with absolute paths, `base` being where relative ones start: a scenario that means the same wherever
-    /// its text is put.
+    /// What the scenario and the command line say, with absolute paths, `base` being where relative ones start: a
+    /// scenario that means the same wherever its text is put. Presets stay presets: what they recommend is advice, and
+    /// would be an order if it were written out.
     pub fn portable(&self, base: &Path) -> serde_json::Value {
-        let mut data = self.data();
+        let mut data = json::of(&self.alone);
         json::absolute(&mut data, keys::KEYS, base);
         data
     }

@@ -108,7 +108,10 @@ fn words_of_the_table_are_those_of_the_specs() {
         else {
             panic!("{path:?} has no words")
         };
-        for w in words.iter().filter(|w| w.refused.is_none() && w.elsewhere.is_none()) {
+        for w in words
+            .iter()
+            .filter(|w| w.refused.is_none() && w.elsewhere.is_none())
+        {
             assert!(
                 word::<T>(Some(Spanned::new(w.name, Span::NONE))).is_some(),
                 "{path:?}: {}",

@@ -401,9 +401,24 @@ impl ImageError {
             Self::Reserve { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
                 "This file system cannot reserve room: use preallocation full, or off".into()
             }
+            Self::Length { source, .. } | Self::Reserve { source, .. } | Self::Write { source, .. }
+                if source.kind() == io::ErrorKind::FileTooLarge =>
+            {
+                limit()?
+            }
+            // QEMU's sentence for EFBIG blames the format.
+            Self::QemuImg { message, .. } if message.contains("too large") => limit()?,
             _ => return None,
         })
     }
+}
+
+/// That this process may not write long files, if it is so.
+fn limit() -> Option<String> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current?;
+    Some(format!(
+        "This process may write no file longer than {limit} bytes: see ulimit -f"
+    ))
 }
 
 /// Makes an image. Nothing is overwritten, and when it fails nothing is left.

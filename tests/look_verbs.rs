@@ -169,7 +169,13 @@ fn the_schema_takes_what_is_right_and_refuses_what_is_wrong() {
 fn what_the_schema_refuses_the_program_refuses() {
     let dir = TempDir::new("wrong");
     for text in WRONG {
-        let parsed = vsc::load(Some(&dir.write("s.yaml", text)), Vec::new(), None, vsc::SettingsFrom::Nowhere).unwrap();
+        let parsed = vsc::load(
+            Some(&dir.write("s.yaml", text)),
+            Vec::new(),
+            None,
+            vsc::SettingsFrom::Nowhere,
+        )
+        .unwrap();
         assert!(!parsed.problems.is_empty(), "{text}");
     }
 }

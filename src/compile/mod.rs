@@ -12,6 +12,7 @@ mod events;
 mod here;
 mod host;
 mod kernel;
+mod make;
 mod memory;
 mod ports;
 
@@ -26,6 +27,7 @@ use crate::scenario::{Parsed, Root, Scenario, Setting, old, presets, value, word
 
 pub use devices::{DevicePair, device_pairs};
 pub use host::{HostChange, HostPlan};
+pub use make::Making;
 
 /// What `root.device` says when disks are data, and the initrd is the root.
 const NO_ROOT: &str = "none";
@@ -44,6 +46,8 @@ pub struct Plan {
     pub domain: Domain,
     /// What would be changed on the host.
     pub host: HostPlan,
+    /// Images that are made first.
+    pub images: Vec<Making>,
     /// What is legal but unwise.
     pub warnings: Diagnostics,
     parsed: Parsed,
@@ -74,6 +78,8 @@ pub struct Description {
     pub domain: Domain,
     /// What would be changed on the host.
     pub host: HostPlan,
+    /// Images that are made first.
+    pub images: Vec<Making>,
     /// What is legal but unwise.
     pub warnings: Diagnostics,
     /// The machine for the monitor, or why it cannot run it here.
@@ -182,6 +188,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
         run,
         domain,
         host,
+        images,
         scenario,
         here,
         left_out: _,
@@ -191,6 +198,10 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
     let messages = Diagnostics::new(all, parsed.sources.clone());
     match resources {
         Some(resources) if !messages.has_errors() => Ok(Plan {
+            images: images
+                .into_iter()
+                .filter(|i| resources.disks.iter().any(|d| d.path == i.path))
+                .collect(),
             resources,
             run,
             domain,
@@ -213,6 +224,7 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
         run,
         domain,
         host,
+        images,
         scenario,
         here,
         left_out,
@@ -229,6 +241,7 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
     Ok(Description {
         domain,
         host,
+        images,
         warnings,
         monitor,
         left_out,
@@ -242,6 +255,7 @@ struct Compiled {
     run: RunPlan,
     domain: Domain,
     host: HostPlan,
+    images: Vec<Making>,
     /// What is wrong wherever the machine runs.
     scenario: Problems,
     /// What is wrong on this host, with this build's monitor.
@@ -299,11 +313,13 @@ fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
     // What could not be read has been said; the rest of it would only repeat that.
     let domain = domain::build(parsed, &around, facts, &mut scenario);
     let host = host::plan(parsed, &domain, facts);
+    let images = make::plan(parsed, &domain, facts, &mut scenario);
     Compiled {
         resources,
         run,
         domain,
         host,
+        images,
         scenario,
         here,
         left_out,

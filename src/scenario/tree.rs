@@ -184,7 +184,8 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
                         };
                         settings(&nothing, join(key.name), out);
                     }
-                    (None, _) if !key.default.is_empty() => {
+                    // A device that nobody asked for has no settings.
+                    (None, _) if !key.default.is_empty() && key.elsewhere.is_none() => {
                         out(join(key.name), key.default.to_owned(), Span::NONE)
                     }
                     (None, _) => {}

@@ -142,22 +142,15 @@ impl Cx<'_> {
 
     /// Devices of which a machine has one or none.
     pub(super) fn devices(&mut self) {
-        for (device, key, nothing) in [
-            ("watchdog", "model", "none"),
-            ("tpm", "model", "none"),
-            ("sound", "model", "none"),
+        for (device, usual) in [
+            ("watchdog", "i6300esb"),
+            ("tpm", "tpm-crb"),
+            ("sound", "ich9"),
         ] {
-            let model = self.text(&format!("{device}.{key}")).map(str::to_owned);
-            if model.as_deref() == Some(nothing) || (model.is_none() && self.get(device).is_some())
-            {
-                let rest = self
-                    .get(device)
-                    .and_then(Value::as_object)
-                    .is_some_and(|m| m.keys().any(|k| k != key));
-                if model.is_none() && rest {
-                    self.error("E-REQUIRED", device, format!("`{device}` has no `{key}`"))
-                        .help = Some(format!("Say which: `{device}: {{{key}: …}}`"));
-                }
+            if self.get(device).is_some() {
+                self.default(device, "model", usual);
+            }
+            if self.text(&format!("{device}.model")) == Some("none") {
                 self.root.remove(device);
             }
         }

@@ -51,14 +51,14 @@ pub(super) const SHARE: &[Key] = &[
 
 #[rustfmt::skip]
 pub(super) const WATCHDOG: &[Key] = &[
-    key("model", Kind::Word(WATCHDOGS), "", "i6300esb", "The watchdog.").ends("PCI 8086:25ab", "devices/watchdog/@model").not_here(NO_WATCHDOG).but(&["none"]),
+    key("model", Kind::Word(WATCHDOGS), "", "i6300esb", "The watchdog.").why("i6300esb where only its action is said").ends("PCI 8086:25ab", "devices/watchdog/@model").not_here(NO_WATCHDOG).but(&["none"]),
     key("action", Kind::Word(WATCHDOG_ACTIONS), "reset", "poweroff", "What happens when the guest does not feed it.")
         .ends("", "devices/watchdog/@action").not_here(NO_WATCHDOG),
 ];
 
 #[rustfmt::skip]
 pub(super) const TPM: &[Key] = &[
-    key("model", Kind::Word(TPMS), "", "tpm-crb", "The interface that the guest sees.").ends("MMIO 0xfed40000", "devices/tpm/@model").not_here(NO_TPM).but(&["none"]),
+    key("model", Kind::Word(TPMS), "", "tpm-crb", "The interface that the guest sees.").why("tpm-crb where only the rest is said").ends("MMIO 0xfed40000", "devices/tpm/@model").not_here(NO_TPM).but(&["none"]),
     key("type", Kind::Word(TPM_TYPES), "emulator", "emulator", "What stands behind it.")
         .why("emulator: a machine must not take the host's own TPM without being told").ends("", "devices/tpm/backend/@type").not_here(NO_TPM),
     key("version", Kind::Word(TPM_VERSIONS), "2.0", "2.0", "Version of the emulated TPM.").ends("", "devices/tpm/backend/@version").not_here(NO_TPM),

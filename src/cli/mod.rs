@@ -18,6 +18,7 @@ mod describe;
 mod disk;
 mod doctor;
 mod explain;
+mod export;
 mod firmware;
 mod image;
 mod machines;

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::diag::{Diagnostic, Diagnostics, Span, shown};
 use crate::facts::{Root, Variables};
-use crate::scenario::old;
 use crate::scenario::suggest::nearest;
+use crate::scenario::{MAX_BYTES, old};
 use read::read;
 
 /// The host that there is without a list.
@@ -243,7 +243,7 @@ fn named_by_settings(
     notes: &mut Vec<Diagnostic>,
 ) -> Option<PathBuf> {
     let settings = find(old::SETTINGS, variables, root)?;
-    let bytes = match crate::read_text(&settings) {
+    let bytes = match crate::read_text(&settings, MAX_BYTES + 1) {
         Ok(bytes) => bytes,
         Err(e) => {
             let name = shown(&settings.display().to_string());

@@ -140,15 +140,14 @@ fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
     Ok(bytes)
 }
 
-/// The bytes of a text of one of our languages, no more than one may have and one byte to tell that there were more.
+/// The bytes of a text, `limit` at most: one more than it may have tells that there were more.
 ///
 /// # Errors
 /// Why it cannot be read, as the end of a sentence.
-pub fn read_text(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read_text(path: &Path, limit: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let limit = scenario::MAX_BYTES as u64 + 1;
     File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limit as u64).read_to_end(&mut bytes))
         .map_err(|e| match e.kind() {
             std::io::ErrorKind::IsADirectory => "it is a directory".into(),
             _ => reason(&e),

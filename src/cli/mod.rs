@@ -20,7 +20,9 @@ mod doctor;
 mod explain;
 mod export;
 mod firmware;
+mod hosts;
 mod image;
+mod import;
 mod machines;
 mod ps;
 mod run;
@@ -94,6 +96,10 @@ enum Verb {
     Firmware(firmware::FirmwareArgs),
     /// Makes disk images, and says what one is.
     Disk(disk::DiskArgs),
+    /// Turns domain XML of libvirt, or files of virt-scenario, into a scenario.
+    Import(import::ImportArgs),
+    /// Lists hypervisors, selects one, and asks it what it has.
+    Hosts(hosts::HostsArgs),
     /// Lists running machines.
     Ps(ps::PsArgs),
     /// Lists saved VMs.
@@ -128,7 +134,7 @@ enum Verb {
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
 const LATER: &[&str] = &[
-    "plan", "import", "host", "gc", "hosts", "shell", "info", "sev", "top",
+    "plan", "host", "gc", "shell", "info", "sev", "top",
 ];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
@@ -148,6 +154,8 @@ const VERBS: &[&str] = &[
     "image",
     "firmware",
     "disk",
+    "import",
+    "hosts",
     "ps",
     "list",
     "start",
@@ -270,12 +278,18 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Image(args)) => image::run(args, &cli.common),
         Some(Verb::Firmware(args)) => firmware::run(&args, &cli.common),
         Some(Verb::Disk(args)) => disk::run(args, &cli.common),
+<<<<<<< HEAD
         Some(Verb::Ps(args)) => ps::run(&args, &cli.common),
         Some(Verb::List(args)) => machines::list(&args, &cli.common),
         Some(Verb::Start(args)) => machines::start(&args, &cli.common, parent),
         Some(Verb::Status(args)) => machines::status(&args, &cli.common),
         Some(Verb::Stop(args)) => machines::stop(&args, &cli.common),
         Some(Verb::Delete(args)) => machines::delete(&args, &cli.common),
+=======
+        Some(Verb::Import(args)) => import::run(&args, &cli.common),
+        Some(Verb::Hosts(args)) => hosts::run(&args, &cli.common),
+        Some(Verb::Ps) => ps::run(&cli.common),
+>>>>>>> cd8abc7 (vsc-run import and vsc-run hosts: old files and domain XML to scenarios; hypervisors listed, selected, asked)
         Some(Verb::Attach(args)) => attach::run(&args, &cli.common),
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),

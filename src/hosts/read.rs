@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Certificate, Host};
 use crate::diag::{Diagnostic, Diagnostics, Severity, Sources, Span, Spanned, quoted, shown};
 use crate::facts::Root;
+use crate::scenario::MAX_BYTES;
 use crate::scenario::suggest::nearest;
 use crate::scenario::value::{self, Base};
 use crate::scenario::yaml::{self, Node, Value};
@@ -27,7 +28,7 @@ pub(super) fn read(
     let mut problems = notes;
     let mut list = Vec::new();
     let name = file.display().to_string();
-    match crate::read_text(file).map(|bytes| yaml::decode(&bytes)) {
+    match crate::read_text(file, MAX_BYTES + 1).map(|bytes| yaml::decode(&bytes)) {
         Err(why) => {
             let message = format!(
                 "The list of hypervisors {} cannot be read: {why}",

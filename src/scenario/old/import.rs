@@ -53,13 +53,29 @@ fn of_node(node: &Node) -> Kind {
             .any(|(k, _)| matches!(&*k.value, "url" | "sev-cert")),
         _ => false,
     };
-    let ours = |name: &str| keys::find(keys::KEYS, name).is_some();
+    let ours = |name: &str| keys::find(keys::KEYS, name).is_some() && !section(name);
+    // Some of its sections are keys of ours too, but none of these is a list of maps.
+    let listed = |name: &str, value: &Node| match &value.value {
+        Value::Seq(items) => {
+            section(name)
+                && matches!(
+                    items.first(),
+                    Some(Node {
+                        value: Value::Map(_),
+                        ..
+                    })
+                )
+        }
+        _ => false,
+    };
     if pairs.iter().any(|(_, value)| host(value)) {
         Kind::Hosts
-    } else if pairs.iter().any(|(name, _)| section(&name.value)) {
+    } else if pairs.iter().any(|(name, value)| listed(&name.value, value)) {
         Kind::Settings
     } else if pairs.iter().any(|(name, _)| ours(&name.value)) {
         Kind::Scenario
+    } else if pairs.iter().any(|(name, _)| section(&name.value)) {
+        Kind::Settings
     } else {
         Kind::Other
     }
@@ -113,8 +129,12 @@ pub fn import(
         Ok(text) => {
             let source = sources.add_file(name, text.clone());
             let node = yaml::parse(&text, source, 0, &mut problems);
+            let pairs = match node.as_ref().map(|n| &n.value) {
+                Some(Value::Map(pairs)) => pairs.as_slice(),
+                _ => &[],
+            };
             if let Some(node) = &node
-                && !matches!(&node.value, Value::Map(pairs) if pairs.iter().any(|(name, _)| section(&name.value)))
+                && !pairs.iter().any(|(name, _)| section(&name.value))
             {
                 let message = "There is no section of virtscenario.yaml in this file";
                 let d = Diagnostic::error("E-IMPORT", node.span.part(0, 0), message);
@@ -123,7 +143,9 @@ pub fn import(
                     super::sections()
                 )));
             }
-            let read = node.and_then(|node| settings(&node, &base, &mut problems));
+            // Names that are none may be nearly some.
+            let node = node.as_ref().filter(|_| !pairs.is_empty());
+            let read = node.and_then(|node| settings(node, &base, &mut problems));
             if let Some(read) = read {
                 problems.extend(check(&read.places, facts));
                 scenario = Some(json::of(&read.tree));

@@ -141,6 +141,12 @@ fn files_are_told_apart_by_content() {
         ("a: {sev-cert: /x}\nb:\n", Kind::Hosts),
         ("input: {keyboard: virtio}\n", Kind::Settings),
         ("memory: 2G\n", Kind::Scenario),
+        (
+            "memory: 2G\ninput: {keyboard: virtio}\nemulator: /x\nshares: [{source: /a}]\n",
+            Kind::Scenario,
+        ),
+        ("memory: 2G\ninput:\n  - keyboard: virtio\n", Kind::Settings),
+        ("input:\nconfig: []\n", Kind::Settings),
         ("whatever: 1\n", Kind::Other),
         ("", Kind::Other),
         ("[", Kind::Other),

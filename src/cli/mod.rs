@@ -133,9 +133,7 @@ enum Verb {
 }
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
-const LATER: &[&str] = &[
-    "plan", "host", "gc", "shell", "info", "sev", "top",
-];
+const LATER: &[&str] = &["plan", "host", "gc", "shell", "info", "sev", "top"];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
 /// must start fast.
@@ -278,18 +276,14 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Image(args)) => image::run(args, &cli.common),
         Some(Verb::Firmware(args)) => firmware::run(&args, &cli.common),
         Some(Verb::Disk(args)) => disk::run(args, &cli.common),
-<<<<<<< HEAD
+        Some(Verb::Import(args)) => import::run(&args, &cli.common),
+        Some(Verb::Hosts(args)) => hosts::run(&args, &cli.common),
         Some(Verb::Ps(args)) => ps::run(&args, &cli.common),
         Some(Verb::List(args)) => machines::list(&args, &cli.common),
         Some(Verb::Start(args)) => machines::start(&args, &cli.common, parent),
         Some(Verb::Status(args)) => machines::status(&args, &cli.common),
         Some(Verb::Stop(args)) => machines::stop(&args, &cli.common),
         Some(Verb::Delete(args)) => machines::delete(&args, &cli.common),
-=======
-        Some(Verb::Import(args)) => import::run(&args, &cli.common),
-        Some(Verb::Hosts(args)) => hosts::run(&args, &cli.common),
-        Some(Verb::Ps) => ps::run(&cli.common),
->>>>>>> cd8abc7 (vsc-run import and vsc-run hosts: old files and domain XML to scenarios; hypervisors listed, selected, asked)
         Some(Verb::Attach(args)) => attach::run(&args, &cli.common),
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod info;
 mod place;
 mod qcow2;

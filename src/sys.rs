@@ -4,7 +4,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 /// How [`rename`] treats what is at the new name.
@@ -45,6 +47,28 @@ pub(crate) fn rename(from: &Path, to: &Path, how: Rename) -> io::Result<()> {
 /// Whether an error of [`rename`] says that the file system has no such flags (NFS, some FUSE ones).
 pub(crate) fn unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS))
+}
+
+/// The program dies with the thread that starts it.
+pub(crate) fn end_with_this_thread(command: &mut Command) {
+    let parent = std::process::id();
+    let prepare = move || {
+        // SAFETY: plain system calls, which may be made between fork and exec.
+        let (result, now) = unsafe {
+            let result = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            (result, libc::getppid())
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // It died before it could be watched.
+        if u32::try_from(now) != Ok(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: it makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// pidfd_open(2).

@@ -88,6 +88,20 @@ fn await_in<T>(child: &mut Child, what: &str, mut look: impl FnMut(u32) -> Optio
     }
 }
 
+/// Who writes the image, once that many bytes are written of 3 GiB.
+fn await_writing(child: &mut Child, format: &str, bytes: u64) -> u32 {
+    await_in(child, "the middle of writing", |pid| {
+        let writer = match format {
+            "raw" => pid,
+            _ => children(pid).first().copied()?,
+        };
+        let io = fs::read_to_string(format!("/proc/{writer}/io")).ok()?;
+        let written = io.lines().find_map(|line| line.strip_prefix("wchar: "))?;
+        let written: u64 = written.parse().ok()?;
+        (bytes..3 << 30).contains(&written).then_some(writer)
+    })
+}
+
 fn start(command: &mut Command) -> Child {
     command
         .stdout(Stdio::piped())
@@ -296,21 +310,11 @@ fn a_signal_in_the_middle_leaves_nothing() {
         let file = dir.path("disk");
         let words = format!("create FILE 3G --format {format} --preallocation full");
         let mut child = start(&mut disk(&words, &file));
-        let writer = await_in(&mut child, "the middle of writing", |pid| {
-            let writer = match format {
-                "raw" => pid,
-                _ => children(pid).first().copied()?,
-            };
-            let io = fs::read_to_string(format!("/proc/{writer}/io")).ok()?;
-            let written = io.lines().find_map(|line| line.strip_prefix("wchar: "))?;
-            let written: u64 = written.parse().ok()?;
-            (16 << 20..3 << 30).contains(&written).then_some(writer)
-        });
+        let writer = await_writing(&mut child, format, 16 << 20);
+        let pid = i32::try_from(child.id()).unwrap();
         // SAFETY: a plain system call; the child was not waited for.
-        assert_eq!(
-            unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) },
-            0
-        );
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0);
         let output = finish(child);
         expect_code(&output, 128 + signal);
         assert!(
@@ -328,24 +332,31 @@ fn a_signal_in_the_middle_leaves_nothing() {
 #[test]
 fn a_kill_leaves_nothing_where_files_need_no_name() {
     let dir = TempDir::new("disk-kill");
-    let file = dir.path("disk");
-    let mut child = start(&mut disk("create FILE 3G --preallocation full", &file));
-    await_in(&mut child, "a file", |pid| {
-        let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
-        let written: u64 = io
-            .lines()
-            .find_map(|l| l.strip_prefix("wchar: "))?
-            .parse()
-            .ok()?;
-        (written > 1 << 20).then_some(())
-    });
-    let named = !dir.names().is_empty();
-    child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-    if named {
-        return skip("this file system has no O_TMPFILE");
+    for format in ["raw", "qcow2"] {
+        if format == "qcow2" && !have_qemu_img() {
+            return;
+        }
+        let file = dir.path("disk");
+        let words = format!("create FILE 3G --format {format} --preallocation full");
+        let mut child = start(&mut disk(&words, &file));
+        let writer = await_writing(&mut child, format, 1 << 20);
+        let named = !dir.names().is_empty();
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        if named {
+            return skip("this file system has no O_TMPFILE");
+        }
+        assert_eq!(dir.names(), [""; 0]);
+        // What it started does not go on for nobody. It may be a zombie until init looks.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::read(format!("/proc/{writer}/cmdline")).is_ok_and(|words| !words.is_empty()) {
+            assert!(
+                Instant::now() < deadline,
+                "{format}: process {writer} goes on"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
-    assert_eq!(dir.names(), [""; 0]);
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
-use rustix::process::{Pid, PidfdFlags};
 
 use super::place::own_descriptor;
 use super::{Encryption, ImageError, ImageSpec, Progress, Secret, allocated};
@@ -119,6 +118,7 @@ fn create_once(
         .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    crate::sys::end_with_this_thread(&mut command);
     // Inherited for a moment; a program that another thread starts just then would learn nothing secret by it.
     rustix::io::fcntl_setfd(image, FdFlags::empty()).map_err(|e| failed(e.into()))?;
     let started = command.spawn();
@@ -164,9 +164,8 @@ struct Running {
 
 impl Running {
     fn new(mut child: Child) -> Self {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Self {
-            ended: pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()),
+            ended: crate::sys::pidfd_open(child.id()).ok(),
             stderr: child.stderr.take(),
             said: Vec::new(),
             child,

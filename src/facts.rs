@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
@@ -15,10 +14,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vsc_vmm::kvm::{Host, HostKind};
 
+pub use recorded::HostFacts;
+
 use crate::descriptors::{DescriptorFile, SYSTEM_DIRECTORIES, read_directories};
 use kernels::kernels_in;
 
 mod kernels;
+mod recorded;
 
 /// Most that is read of a file that tells a fact, bytes: a page, as much as a file of sysfs has.
 const MOST_TEXT: u64 = 4096;
@@ -214,140 +216,6 @@ fn cpu_list(text: &str) -> Vec<u32> {
 }
 
 const NOT_REGULAR: &str = "it is not a regular file";
-
-/// The facts as plain data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostFacts {
-    /// RAM.
-    pub memory: Option<HostMemory>,
-    /// CPUs online.
-    pub online_cpus: Option<u32>,
-    /// What KVM says.
-    pub kvm: Option<KvmFacts>,
-    /// The kind of KVM.
-    pub host_kind: HostKind,
-    /// Nested virtualization.
-    pub nested: bool,
-    /// Container.
-    pub container: Option<String>,
-    /// Installed kernels.
-    pub kernels: Vec<InstalledKernel>,
-    /// Standard streams.
-    pub terminals: Terminals,
-    /// Files; all others are missing.
-    #[serde(default)]
-    pub files: BTreeMap<PathBuf, Result<FileInfo, FileError>>,
-    /// Contents of small files.
-    #[serde(default)]
-    pub texts: BTreeMap<PathBuf, String>,
-    /// Encrypted memory.
-    #[serde(default)]
-    pub sev: Option<SevFacts>,
-    /// Firmware descriptors.
-    #[serde(default)]
-    pub firmware: Vec<DescriptorFile>,
-}
-
-impl Default for HostFacts {
-    /// A host that says nothing of itself and has nothing.
-    fn default() -> Self {
-        HostFacts {
-            memory: None,
-            online_cpus: None,
-            kvm: None,
-            host_kind: HostKind::None,
-            nested: false,
-            container: None,
-            kernels: Vec::new(),
-            terminals: Terminals::default(),
-            files: BTreeMap::new(),
-            texts: BTreeMap::new(),
-            sev: None,
-            firmware: Vec::new(),
-        }
-    }
-}
-
-impl HostFacts {
-    /// Asks for everything but files and firmware.
-    pub fn of(facts: &dyn Facts) -> Self {
-        HostFacts {
-            memory: facts.memory(),
-            online_cpus: facts.online_cpus(),
-            kvm: facts.kvm(),
-            host_kind: facts.host_kind(),
-            nested: facts.nested(),
-            container: facts.container(),
-            kernels: facts.kernels(),
-            terminals: facts.terminals(),
-            files: BTreeMap::new(),
-            texts: BTreeMap::new(),
-            sev: facts.sev(),
-            firmware: Vec::new(),
-        }
-    }
-}
-
-impl Facts for HostFacts {
-    fn memory(&self) -> Option<HostMemory> {
-        self.memory
-    }
-
-    fn online_cpus(&self) -> Option<u32> {
-        self.online_cpus
-    }
-
-    fn kvm(&self) -> Option<KvmFacts> {
-        self.kvm
-    }
-
-    fn host_kind(&self) -> HostKind {
-        self.host_kind
-    }
-
-    fn nested(&self) -> bool {
-        self.nested
-    }
-
-    fn container(&self) -> Option<String> {
-        self.container.clone()
-    }
-
-    fn kernels(&self) -> Vec<InstalledKernel> {
-        self.kernels.clone()
-    }
-
-    fn terminals(&self) -> Terminals {
-        self.terminals
-    }
-
-    fn file(&self, path: &Path) -> Result<FileInfo, FileError> {
-        self.files
-            .get(path)
-            .cloned()
-            .unwrap_or(Err(FileError::Missing))
-    }
-
-    fn text(&self, path: &Path) -> Option<String> {
-        self.texts.get(path).cloned()
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        self.texts.contains_key(path) || matches!(self.files.get(path), Some(Ok(_)))
-    }
-
-    fn sev(&self) -> Option<SevFacts> {
-        self.sev
-    }
-
-    fn firmware(&self, directory: Option<&Path>) -> Vec<DescriptorFile> {
-        let files = self.firmware.iter();
-        files
-            .filter(|f| directory.is_none_or(|d| f.path.parent() == Some(d)))
-            .cloned()
-            .collect()
-    }
-}
 
 /// The host itself. Facts are read when asked for, once.
 #[derive(Debug, Default)]

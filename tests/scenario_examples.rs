@@ -92,6 +92,8 @@ fn the_full_example_names_every_key_that_goes_without_a_command() {
         "disks[0].format",
         "disks[0].read_only",
         "disks[0].block_size",
+        "disks[0].preallocation",
+        "disks[1].preallocation",
         "serials[0].log",
     ];
     let more = ["consoles[0].in"];
@@ -121,6 +123,13 @@ fn files_that_are_no_scenarios_are_named_for_what_they_are() {
     assert_eq!(code(&bomb), "E-YAML-SIZE");
     assert_eq!(code(&directory), "E-SCENARIO");
     assert_eq!(code(&directory.join("gone.yaml")), "E-SCENARIO");
-    assert_eq!(code(Path::new("desktop")), "E-PRESET");
+    let all = vsc::load(
+        Some(Path::new("desktop")),
+        Vec::new(),
+        None,
+        vsc::SettingsFrom::Nowhere,
+    );
+    let all = vsc::check(all.unwrap(), &facts as &dyn Facts).list;
+    assert!(all.iter().any(|d| d.code == "E-BOOT"), "{all:?}");
     std::fs::remove_dir_all(directory).unwrap();
 }

@@ -250,7 +250,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
     (
         "flag-not-an-index",
         "disks: [a.img]\n",
-        &["disks.cache=none"],
+        &["disks.x.cache=none"],
     ),
     ("flag-too-deep", "", &["memory.size.x=1"]),
     ("flag-yaml", "", &["disks=[a, b"]),

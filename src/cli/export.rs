@@ -54,11 +54,17 @@ pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8
     let Some(exported) = domain_xml(&description, sets, common) else {
         return crate::FAILED;
     };
-    if !exported.unsaid.is_empty() && !common.quiet && !common.json {
-        say::err(&format!(
-            "domain XML cannot say {}",
-            exported.unsaid.join(", ")
-        ));
+    // How an image is made is not lost: it is made before the domain starts.
+    let made =
+        |key: &String| key.starts_with("disks[") && IMAGE_KEYS.iter().any(|k| key.ends_with(k));
+    let lost: Vec<&str> = exported
+        .unsaid
+        .iter()
+        .filter(|k| !made(k))
+        .map(String::as_str)
+        .collect();
+    if !lost.is_empty() && !common.quiet && !common.json {
+        say::err(&format!("domain XML cannot say {}", lost.join(", ")));
     }
     if common.json {
         let answer = serde_json::json!({

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod cpu;
 mod disks;
+mod firmware;
 mod ident;
 mod nets;
 mod platform;

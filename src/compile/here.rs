@@ -68,7 +68,10 @@ impl Gate<'_> {
                 Body::Map(_) => self.map(entry, &here),
                 Body::List(members) => {
                     for (index, member) in members.iter().enumerate() {
-                        if here == "disks" && member.get("path").is_none() {
+                        if here == "disks"
+                            && member.get("path").is_none()
+                            && self.parsed.is_written("storage")
+                        {
                             // The disk to boot from, which firmware would have to find.
                             self.leave_out(member, "disks");
                         } else if !switched_off(member) {
@@ -138,10 +141,10 @@ impl Gate<'_> {
                 quoted(word)
             ),
         );
-        self.problems.push(
-            d.why(capital(why))
-                .help("--export-xml has it; --on HOST runs that with libvirt"),
-        );
+        self.problems.push(d.why(capital(why)).help(format!(
+            "Give {}; --export-xml has it as it is, and --on HOST runs that with libvirt",
+            entry.key.kind.here()
+        )));
     }
 
     fn tell(&mut self, code: &'static str, entry: &Entry, path: &str, why: &str) {

@@ -193,7 +193,6 @@ impl Decoder<'_> {
             span,
             format!("{place} has no key {}", quoted(word)),
         );
-        let names: Vec<&str> = keys.iter().map(|k| k.name).collect();
         let spellings = keys
             .iter()
             .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
@@ -205,11 +204,11 @@ impl Decoder<'_> {
             format!("Instead, {advice}")
         } else if let Some(near) = nearest(word, spellings) {
             d.label = format!("did you mean `{near}`?");
-            format!("The keys are {}", names.join(", "))
-        } else if let Some(path) = elsewhere(word) {
-            format!("There is `{path}`: write it there")
+            listed(keys)
+        } else if let Some(paths) = elsewhere(word) {
+            format!("There is {paths}: write it there")
         } else {
-            format!("The keys are {}", names.join(", "))
+            listed(keys)
         });
         self.problems.push(d);
     }
@@ -525,20 +524,33 @@ fn scalar(node: &Node) -> Option<&str> {
 
 /// Where else in the table a word is a key.
 fn elsewhere(word: &str) -> Option<String> {
-    fn look(keys: &'static [Key], word: &str, path: &str) -> Option<String> {
-        keys.iter().find_map(|key| {
-            let keys = keys::below(&key.kind)?;
+    fn look(keys: &'static [Key], word: &str, path: &str, found: &mut Vec<String>) {
+        for key in keys {
+            let Some(keys) = keys::below(&key.kind) else {
+                continue;
+            };
             let list = if matches!(key.kind, Kind::List { .. }) {
                 "[]"
             } else {
                 ""
             };
             let here = format!("{path}{}{list}.", key.name);
-            match keys.iter().find(|k| k.is(word)) {
-                Some(found) => Some(format!("{here}{}", found.name)),
-                None => look(keys, word, &here),
+            if let Some(key) = keys.iter().find(|k| k.is(word)) {
+                found.push(format!("`{here}{}`", key.name));
             }
-        })
+            look(keys, word, &here, found);
+        }
     }
-    look(KEYS, word, "")
+    let mut found = Vec::new();
+    look(KEYS, word, "", &mut found);
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+/// The keys of a group, where they are few enough to be read.
+fn listed(keys: &[Key]) -> String {
+    if keys.len() > 30 {
+        return "`vsc-run explain --all` lists the keys".into();
+    }
+    let names: Vec<&str> = keys.iter().map(|k| k.name).collect();
+    format!("The keys are {}", names.join(", "))
 }

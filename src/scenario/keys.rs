@@ -239,6 +239,25 @@ pub fn below(kind: &Kind) -> Option<&'static [Key]> {
 }
 
 impl Kind {
+    /// What of it the monitor of this build can do, in words.
+    pub fn here(&self) -> String {
+        match self {
+            Kind::Word(words) | Kind::Set(words) => {
+                let names: Vec<&str> = words
+                    .iter()
+                    .filter(|w| w.refused.is_none() && w.elsewhere.is_none())
+                    .map(|w| w.name)
+                    .collect();
+                if names.is_empty() {
+                    "nothing".into()
+                } else {
+                    names.join(" or ")
+                }
+            }
+            other => other.expected(),
+        }
+    }
+
     /// What is expected, in words.
     pub fn expected(&self) -> String {
         match self {

@@ -1,0 +1,240 @@
+//! Firmware: named, chosen from descriptors, or left to libvirt; and what this host's QEMU has.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::descriptors::{Catalogue, Device, Feature, Interface, Wanted, select};
+
+use super::platform::SEV_ES;
+use super::{Around, Cx};
+
+/// Where libvirt keeps variable stores.
+const NVRAM: &str = "/var/lib/libvirt/qemu/nvram";
+/// Where modular builds of QEMU keep their devices.
+const QEMU_MODULES: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/qemu",
+    "/usr/lib64/qemu",
+    "/usr/lib/qemu",
+    "/usr/lib/aarch64-linux-gnu/qemu",
+];
+
+impl Cx<'_> {
+    pub(super) fn firmware(&mut self, around: &Around<'_>) {
+        let kernel = self.text("kernel.path").is_some();
+        let encrypted = self.get("security").is_some();
+        let directory = self.text("firmware.descriptors").map(str::to_owned);
+        self.map("firmware").remove("descriptors");
+        if kernel && !encrypted && self.is_advice("firmware.type") {
+            self.root.remove("firmware");
+            return;
+        }
+        let kind = self
+            .text("firmware.type")
+            .unwrap_or(if kernel && !encrypted { "none" } else { "auto" })
+            .to_owned();
+        let path = self.text("firmware.path").is_some();
+        match kind.as_str() {
+            "none" | "bios" if path => {
+                self.conflict(
+                    "firmware.path",
+                    "firmware.type",
+                    format!("`firmware.path` names firmware, and the type is {kind}"),
+                    "Say `type: efi`, or leave one out",
+                );
+                return;
+            }
+            "none" if !kernel && around.cmdline.is_none() => {
+                self.error(
+                    "E-FIRMWARE",
+                    "firmware.type",
+                    "Without firmware a machine needs a kernel",
+                )
+                .help = Some("Say `firmware: auto`, or `kernel: FILE`".into());
+                return;
+            }
+            "none" => {
+                self.root.remove("firmware");
+                return;
+            }
+            "bios" if encrypted => {
+                self.conflict(
+                    "firmware.type",
+                    "security.type",
+                    "SeaBIOS cannot start an encrypted machine",
+                    "Say `firmware: efi`",
+                );
+                return;
+            }
+            "bios" => {
+                self.root.insert("firmware".into(), json!({"type": "bios"}));
+                return;
+            }
+            _ if path => return self.named_firmware(around, encrypted),
+            _ => {}
+        }
+        self.selected_firmware(around, encrypted, directory.as_deref());
+    }
+
+    fn nvram(&mut self, around: &Around<'_>) {
+        let lost = self.flag("firmware.stateless") || self.text("firmware.device") == Some("rom");
+        if lost || self.text("firmware.nvram_template").is_none() {
+            return;
+        }
+        let own = format!("{NVRAM}/{}_VARS.fd", around.name);
+        self.default("firmware", "nvram", own);
+    }
+
+    fn named_firmware(&mut self, around: &Around<'_>, encrypted: bool) {
+        self.map("firmware").remove("type");
+        self.map("firmware").remove("features");
+        self.default("firmware", "device", "flash");
+        if encrypted && self.text("firmware.nvram").is_some() {
+            self.no_nvram_in_measurements();
+        }
+        self.nvram(around);
+        self.smm();
+    }
+
+    fn no_nvram_in_measurements(&mut self) {
+        let d = self.warn(
+            "W-SEV-NVRAM",
+            "firmware.nvram",
+            "A variable store is not measured, and this machine has one",
+        );
+        d.why = Some("What the firmware reads from it can change what starts".into());
+        d.help = Some("Say `firmware: {stateless: true}`".into());
+    }
+
+    /// Firmware that protects its variables needs System Management Mode.
+    fn smm(&mut self) {
+        if !self.flag("firmware.secure") {
+            return;
+        }
+        if self.get("features.smm") == Some(&Value::Bool(false)) && !self.is_advice("features.smm")
+        {
+            self.conflict(
+                "features.smm",
+                "firmware.secure",
+                "Secure boot needs System Management Mode",
+                "Leave `features.smm` out",
+            );
+        }
+        self.map("features").insert("smm".into(), true.into());
+    }
+
+    fn selected_firmware(&mut self, around: &Around<'_>, encrypted: bool, directory: Option<&str>) {
+        let mut features: Vec<Feature> = self
+            .texts("firmware.features")
+            .iter()
+            .map(|t| t.as_str().into())
+            .collect();
+        let mut forbid = Vec::new();
+        if encrypted {
+            let es = self
+                .get("security.policy")
+                .and_then(Value::as_u64)
+                .is_some_and(|p| p & SEV_ES != 0);
+            features.push(match (self.text("security.type"), es) {
+                (Some("sev-snp"), _) => Feature::AmdSevSnp,
+                (_, true) => Feature::AmdSevEs,
+                _ => Feature::AmdSev,
+            });
+            forbid.push(Feature::RequiresSmm);
+        } else if self.get("features.smm") == Some(&Value::Bool(false)) {
+            forbid.push(Feature::RequiresSmm);
+        }
+        let wanted_secure = features.contains(&Feature::SecureBoot);
+        let wanted = Wanted {
+            machine: self.text("machine").map(str::to_owned),
+            interface: Interface::Uefi,
+            features,
+            forbid,
+            stateless: self.get("firmware.stateless").and_then(Value::as_bool),
+            smm: !encrypted,
+            device: match self.text("firmware.device") {
+                Some("rom") => Some(Device::Memory),
+                Some(_) => Some(Device::Flash),
+                None => None,
+            },
+            arch: self.text("arch").unwrap_or("x86_64").to_owned(),
+        };
+        let catalogue = Catalogue::read(self.facts, directory.map(Path::new));
+        self.problems.extend(catalogue.warnings());
+        match select(&catalogue.descriptors, &wanted) {
+            Ok(found) => {
+                let firmware = self.map("firmware");
+                firmware.remove("type");
+                firmware.remove("features");
+                firmware.insert("path".into(), found.executable.to_string_lossy().into());
+                let rom = found.device == Device::Memory;
+                firmware
+                    .entry("device")
+                    .or_insert(if rom { "rom" } else { "flash" }.into());
+                if let Some(template) = &found.nvram_template
+                    && !encrypted
+                {
+                    firmware
+                        .entry("nvram_template")
+                        .or_insert(template.path.to_string_lossy().into());
+                }
+                if encrypted && rom {
+                    firmware.entry("stateless").or_insert(true.into());
+                }
+                if found.requires_smm {
+                    firmware.entry("secure").or_insert(true.into());
+                }
+                self.nvram(around);
+                self.smm();
+            }
+            // An export from a host without firmware leaves the choice to libvirt, where libvirt can make it.
+            Err(_) if !encrypted && directory.is_none() && catalogue.descriptors.is_empty() => {
+                let known = |f: &&str| matches!(*f, "secure-boot" | "enrolled-keys");
+                let lost: Vec<String> = self
+                    .texts("firmware.features")
+                    .into_iter()
+                    .filter(|f| !known(&f.as_str()))
+                    .collect();
+                if !lost.is_empty() {
+                    let d = self.warn(
+                        "W-FIRMWARE",
+                        "firmware.features",
+                        format!("libvirt cannot choose firmware by {}", lost.join(", ")),
+                    );
+                    d.help = Some("Export on a host that has firmware descriptors, or name the file: `firmware: {path: FILE}`".into());
+                }
+                let firmware = self.map("firmware");
+                firmware.insert("type".into(), "efi".into());
+                for key in ["nvram_template", "device", "format"] {
+                    firmware.remove(key);
+                }
+                if wanted_secure {
+                    self.map("features").insert("smm".into(), true.into());
+                }
+            }
+            Err(none) => {
+                let span = self.span(if encrypted {
+                    "security.type"
+                } else {
+                    "firmware"
+                });
+                self.problems.push(none.diagnostic(span));
+            }
+        }
+    }
+
+    /// Whether the emulator can have a device that modular builds of QEMU keep in a file of its own. Builds without
+    /// modules have everything inside, and nothing says so: they count as having it.
+    pub(super) fn emulator_has(&self, module: &str) -> bool {
+        let mut modular = false;
+        for dir in QEMU_MODULES {
+            if self.facts.exists(&Path::new(dir).join(module)) {
+                return true;
+            }
+            modular |= self.facts.exists(Path::new(dir));
+        }
+        !modular
+    }
+}

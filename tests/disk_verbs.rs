@@ -428,6 +428,38 @@ fn a_full_file_system_and_a_limit_leave_nothing() {
 }
 
 #[test]
+fn without_proc_an_image_has_a_temporary_name() {
+    let dir = TempDir::new("disk-proc");
+    let file = dir.write("disk", "precious");
+    let script = "mount -t tmpfs none /proc || exit 99\nexec \"$@\"";
+    for (code, says) in [(125, "exists already"), (0, "")] {
+        let verb = disk("create FILE 1M --preallocation full", &file);
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "sh", "-c", script, "sh"]);
+        command.arg(verb.get_program()).args(verb.get_args());
+        let output = run(&mut command);
+        if matches!(output.status.code(), Some(1 | 99)) {
+            return skip(&format!(
+                "no /proc of its own for a test: {}",
+                text(&output.stderr)
+            ));
+        }
+        expect_code(&output, code);
+        assert!(
+            text(&output.stderr).contains(says),
+            "{}",
+            text(&output.stderr)
+        );
+        assert_eq!(dir.names(), ["disk"]);
+        if code == 0 {
+            assert_eq!(fs::metadata(&file).unwrap().len(), 1 << 20);
+        } else {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_passphrase_is_nowhere_to_be_seen() {
     if !have_qemu_img() {
         return;

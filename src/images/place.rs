@@ -128,7 +128,14 @@ impl<'a> Draft<'a> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&place.directory, ".", flags, Mode::RUSR | Mode::WUSR);
         match opened {
-            Ok(fd) => Self::with_mode(place, fd.into(), None, mode),
+            Ok(fd) => {
+                let file: File = fd.into();
+                match Path::new(&own_descriptor(&file)).exists() {
+                    true => Self::with_mode(place, file, None, mode),
+                    // Without /proc it could not be given a name at the end.
+                    false => Self::named(place, mode),
+                }
+            }
             // What kernels and file systems without it say (man 2 open).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
                 Self::named(place, mode)

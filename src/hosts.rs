@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::SettingsFrom;
 use crate::diag::{Diagnostic, Diagnostics, Span, shown};
 use crate::facts::{Root, Variables};
+use crate::scenario::old;
 use crate::scenario::suggest::nearest;
-use crate::scenario::{MAX_BYTES, old};
 use read::read;
 
 /// The host that there is without a list.
@@ -121,14 +122,15 @@ impl Hosts {
     /// The list cannot be read, is wrong, or is empty.
     pub fn load(
         file: Option<&Path>,
+        settings: SettingsFrom<'_>,
         variables: &Variables,
         root: &Root,
     ) -> Result<Self, Diagnostics> {
         let mut notes = Vec::new();
         let found = match file {
             Some(file) => Some(file.to_owned()),
-            None => named_by_settings(variables, root, &mut notes)
-                .or_else(|| find(old::HOSTS, variables, root)),
+            None => named_by_settings(settings, variables, &mut notes)
+                .or_else(|| crate::find_old(old::HOSTS, variables.home.as_deref(), root)),
         };
         let (list, messages) = match &found {
             Some(file) => read(file, variables.home.clone(), root, notes)?,
@@ -217,46 +219,24 @@ impl Hosts {
     }
 }
 
-/// The first file or directory of this name on virt-scenario's search path.
-pub fn find(name: &str, variables: &Variables, root: &Root) -> Option<PathBuf> {
-    old::search_path(variables.home.as_deref(), root)
-        .into_iter()
-        .map(|directory| match directory == Path::new(".") {
-            true => PathBuf::from(name),
-            false => directory.join(name),
-        })
-        // What may not be looked at is there, and is reported when it is read.
-        .find(|path| !matches!(fs::metadata(path), Err(e) if absent(&e)))
-}
-
-fn absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// `hvconf` of the user's settings file.
+/// The list that the user's settings name.
 fn named_by_settings(
+    settings: SettingsFrom<'_>,
     variables: &Variables,
-    root: &Root,
     notes: &mut Vec<Diagnostic>,
 ) -> Option<PathBuf> {
-    let settings = find(old::SETTINGS, variables, root)?;
-    let bytes = match crate::read_text(&settings, MAX_BYTES + 1) {
-        Ok(bytes) => bytes,
-        Err(e) => {
-            let name = shown(&settings.display().to_string());
-            let message = format!("The settings file {name} cannot be read: {e}");
+    match crate::settings_places(settings, variables.home.as_deref()) {
+        Ok(named) => named.hosts,
+        Err((file, why)) => {
+            let name = shown(&file.display().to_string());
+            let message = format!("The settings file {name} cannot be read: {why}");
             notes.push(
                 Diagnostic::warning("W-HOSTS", Span::NONE, message)
                     .why("it may name a list of hypervisors (hvconf), which is not used now"),
             );
-            return None;
+            None
         }
-    };
-    let directory = settings.parent().map(Path::to_owned).unwrap_or_default();
-    old::hosts_file(&bytes, directory, variables.home.clone())
+    }
 }
 
 fn local(variables: &Variables) -> Host {

@@ -40,6 +40,49 @@ pub enum SettingsFrom<'a> {
     Nowhere,
 }
 
+/// The settings file that holds, if there is one.
+pub fn settings_file(settings: SettingsFrom<'_>, home: Option<&Path>) -> Option<PathBuf> {
+    match settings {
+        SettingsFrom::File(path) => Some(path.to_owned()),
+        SettingsFrom::Search(root) => find_old(old::SETTINGS, home, root),
+        SettingsFrom::Nowhere => None,
+    }
+}
+
+/// What the settings say about the places of other things: the store, the list of hypervisors. Without settings there
+/// is nothing in it.
+///
+/// # Errors
+/// The settings file, and why it cannot be read.
+pub fn settings_places(
+    settings: SettingsFrom<'_>,
+    home: Option<&Path>,
+) -> Result<old::Named, (PathBuf, String)> {
+    let Some(path) = settings_file(settings, home) else {
+        return Ok(old::Named::default());
+    };
+    match read_text(&path, scenario::MAX_BYTES + 1) {
+        Ok(bytes) => Ok(old::named(&bytes, &path, home)),
+        Err(why) => Err((path, why)),
+    }
+}
+
+/// The first file or directory of this name on virt-scenario's search path.
+pub fn find_old(name: &str, home: Option<&Path>, root: &Root) -> Option<PathBuf> {
+    let absent = |error: std::io::Error| {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        matches!(error.kind(), NotFound | NotADirectory)
+    };
+    old::search_path(home, root)
+        .into_iter()
+        .map(|directory| match directory == Path::new(".") {
+            true => PathBuf::from(name),
+            false => directory.join(name),
+        })
+        // What may not be looked at is there, and is reported when it is read.
+        .find(|path| std::fs::metadata(path).map_or_else(|e| !absent(e), |_| true))
+}
+
 /// Reads and parses a scenario: a file, or none for a scenario that the layers alone describe. Mistakes in the text
 /// are in [`Parsed::problems`], to be reported together with those that [`compile()`] finds.
 ///
@@ -73,12 +116,8 @@ pub fn load(
         written || layers.iter().any(|layer| told(layer.text()))
     };
     let settings = match settings {
-        SettingsFrom::File(path) => Some(path.to_owned()),
-        SettingsFrom::Search(root) if may_have_preset() => old::search_path(home.as_deref(), root)
-            .into_iter()
-            .map(|dir| dir.join(old::SETTINGS))
-            .find(|path| path.exists()),
-        SettingsFrom::Search(_) | SettingsFrom::Nowhere => None,
+        SettingsFrom::Search(_) if !may_have_preset() => None,
+        settings => settings_file(settings, home.as_deref()),
     };
     let settings_bytes = settings.as_deref().map(read).transpose().map_err(alone)?;
     Ok(scenario::parse(&Input {

@@ -132,10 +132,38 @@ fn settings_become_a_scenario_that_is_right() {
     );
     assert!(messages.contains("virtscenario.yaml:19:13"), "{messages}");
 
-    // What was written is read again, and says the same.
+    // What was written says what the settings say where they are found: the same domain.
     dir.write("s.yaml", &scenario);
-    let checked = answer(&dir, &["check", "s.yaml"]);
-    expect_code(&checked, 0);
+    let name = ["--export-xml", "-q", "-o", "name=a"];
+    let imported = answer(
+        &dir,
+        &[&["s.yaml", "--settings", "none"], &name[..]].concat(),
+    );
+    expect_code(&imported, 0);
+    let found = answer(&dir, &[&["desktop"], &name[..]].concat());
+    expect_code(&found, 0);
+    assert_eq!(text(&imported.stdout), text(&found.stdout));
+    let without = answer(
+        &dir,
+        &[&["desktop", "--settings", "none"], &name[..]].concat(),
+    );
+    assert_ne!(text(&found.stdout), text(&without.stdout));
+    for element in [
+        "<type arch='x86_64'",
+        "<emulator>/usr/bin/qemu-system-x86_64</emulator>",
+        "cache='none'",
+        "file='/var/livirt/images/a.qcow2'",
+        "<target dev='vda' bus='virtio'/>",
+        "fmode='0644' dmode='0755'",
+        "<target dir='/tmp/host'/>",
+        "<input type='mouse' bus='virtio'/>",
+    ] {
+        assert!(
+            text(&found.stdout).contains(element),
+            "{element}: {}",
+            text(&found.stdout)
+        );
+    }
 
     let output = answer(&dir, &["import", "virtscenario.yaml", "--json"]);
     expect_code(&output, 0);

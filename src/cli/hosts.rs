@@ -53,7 +53,8 @@ enum Action {
 pub(super) fn run(args: &HostsArgs, common: &Common) -> u8 {
     let root = Root(common.host_root.clone());
     let variables = Variables::of_process();
-    let mut hosts = match Hosts::load(args.hosts.as_deref(), &variables, &root) {
+    let settings = common.settings(&root);
+    let mut hosts = match Hosts::load(args.hosts.as_deref(), settings, &variables, &root) {
         Ok(hosts) => hosts,
         Err(messages) => {
             report(&messages, common);

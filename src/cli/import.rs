@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
+use vsc::SettingsFrom;
 use vsc::diag::{Diagnostic, Diagnostics, Sources, Span, shown};
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::hosts::Hosts;
-use vsc::scenario::{old, presets, write};
+use vsc::scenario::{Input, Layer, Override, old, parse, presets, write};
 use vsc::xml;
 
 use super::Common;
@@ -141,7 +142,8 @@ fn convert(file: &Path, bytes: &[u8], common: &Common) -> Result<Import, Diagnos
             })
         }
         old::Kind::Hosts => {
-            let mut notes = Hosts::load(Some(file), &variables, &root)?.messages;
+            let mut notes =
+                Hosts::load(Some(file), SettingsFrom::Nowhere, &variables, &root)?.messages;
             let path = std::path::absolute(file)
                 .map_err(|e| error(format!("There is no current directory: {e}"), ""))?;
             let message = "A list of hypervisors is read as it is: the scenario names it";
@@ -174,6 +176,19 @@ fn with_preset(mut import: Import, preset: Option<&str>) -> Result<Import, Diagn
             format!("There is no preset {}", shown(name)),
             format!("Presets are {}", names.join(", ")),
         ));
+    }
+    // The settings change the preset's share; a list in a scenario would take the place of the preset's.
+    if import.kind == "settings" {
+        let layers = vec![Layer::Flag(Override::flag("--preset", "preset", name))];
+        let preset = parse(&Input {
+            layers,
+            ..Input::default()
+        });
+        let share = |of: &Value| of.pointer("/shares/0").and_then(Value::as_object).cloned();
+        if let (Some(mut whole), Some(set)) = (share(&preset.data()), share(&import.scenario)) {
+            whole.extend(set);
+            import.scenario["shares"][0] = Value::Object(whole);
+        }
     }
     if let Value::Object(map) = &mut import.scenario {
         map.insert("preset".into(), json!(name));

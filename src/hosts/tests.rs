@@ -32,7 +32,8 @@ impl Place {
     }
 
     fn load(&self, file: Option<&Path>) -> Result<Hosts, Diagnostics> {
-        Hosts::load(file, &self.variables(), &Root(self.0.clone()))
+        let root = Root(self.0.clone());
+        Hosts::load(file, SettingsFrom::Search(&root), &self.variables(), &root)
     }
 
     /// The list of this text.
@@ -64,7 +65,13 @@ fn without_a_list_there_is_this_host() {
             privileged,
             ..place.variables()
         };
-        let hosts = Hosts::load(None, &variables, &Root(place.0.clone())).unwrap();
+        let hosts = Hosts::load(
+            None,
+            SettingsFrom::Nowhere,
+            &variables,
+            &Root(place.0.clone()),
+        )
+        .unwrap();
         assert_eq!(hosts.list.len(), 1);
         let host = hosts.selected().unwrap();
         assert_eq!((host.name.as_str(), host.url().unwrap()), (LOCALHOST, url));
@@ -91,6 +98,9 @@ fn a_list_is_found_where_virt_scenario_finds_it() {
     place.write("etc/virtscenario.yaml", &settings);
     assert_eq!(found(&place), named);
     assert_eq!(place.load(Some(&etc)).unwrap().file.unwrap(), etc);
+    let root = Root(place.0.clone());
+    let unset = Hosts::load(None, SettingsFrom::Nowhere, &place.variables(), &root).unwrap();
+    assert_eq!(unset.file.unwrap(), home);
     // One that is named and not there is an error, not a reason for another one.
     fs::remove_file(&named).unwrap();
     let text = place.load(None).unwrap_err().render(false);
@@ -188,7 +198,13 @@ fn a_choice_that_cannot_be_read_or_kept_is_none() {
     assert_eq!(place.list(TWO).unwrap().selected().unwrap().name, LOCALHOST);
     place.write("config/vsc/host", &"x".repeat(5000));
     assert_eq!(place.list(TWO).unwrap().selected().unwrap().name, LOCALHOST);
-    let mut hosts = Hosts::load(None, &Variables::default(), &Root(place.0.clone())).unwrap();
+    let mut hosts = Hosts::load(
+        None,
+        SettingsFrom::Nowhere,
+        &Variables::default(),
+        &Root(place.0.clone()),
+    )
+    .unwrap();
     assert!(matches!(hosts.select(LOCALHOST), Err(HostsError::NoHome)));
     // A directory in the place of the file.
     fs::remove_file(place.0.join("config/vsc/host")).unwrap();

@@ -21,8 +21,8 @@ use super::yaml::{Node, Value};
 use crate::diag::{Diagnostic, Severity, Span, Spanned, quoted};
 use crate::facts::Root;
 
-pub(crate) use import::hosts_file;
-pub use import::{Kind, import, kind};
+pub(crate) use import::named;
+pub use import::{Kind, Named, import, kind};
 pub(crate) use places::{Place, Want, check};
 use table::{OldKey, SECTIONS, Section, To};
 

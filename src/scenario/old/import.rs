@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value as Json;
@@ -11,7 +11,7 @@ use super::{SECTIONS, check, settings};
 use crate::diag::{Diagnostic, Diagnostics, Severity, Sources};
 use crate::facts::Facts;
 use crate::scenario::tree::{Body, Leaf};
-use crate::scenario::value::Base;
+use crate::scenario::value::{Base, directory_of};
 use crate::scenario::yaml::{self, Node, Value};
 use crate::scenario::{json, keys};
 
@@ -81,23 +81,33 @@ fn of_node(node: &Node) -> Kind {
     }
 }
 
-/// The list of hypervisors that a settings file names. What is wrong with it is said where it is read for a machine.
-pub(crate) fn hosts_file(
-    bytes: &[u8],
-    directory: PathBuf,
-    home: Option<PathBuf>,
-) -> Option<PathBuf> {
-    let text = yaml::decode(bytes).ok()?;
-    let mut unsaid = Vec::new();
-    let node = yaml::parse(&text, 0, 0, &mut unsaid)?;
+/// Files and directories that a settings file names and that matter without a machine too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// `vm-config-store`: the directory of saved machines.
+    pub store: Option<PathBuf>,
+    /// `hvconf`: the list of hypervisors.
+    pub hosts: Option<PathBuf>,
+}
+
+/// What the settings file `file` names. What is wrong with it is said where it is read for a machine.
+pub(crate) fn named(bytes: &[u8], file: &Path, home: Option<&Path>) -> Named {
     let base = Base {
-        dir: directory,
-        home,
+        dir: directory_of(file),
+        home: home.map(Path::to_owned),
     };
-    let read = settings(&node, &base, &mut unsaid)?;
-    match &read.tree.get("hosts")?.body {
+    let mut unsaid = Vec::new();
+    let node = yaml::decode(bytes)
+        .ok()
+        .and_then(|text| yaml::parse(&text, 0, 0, &mut unsaid));
+    let read = node.and_then(|node| settings(&node, &base, &mut unsaid));
+    let path = |key: &str| match &read.as_ref()?.tree.get(key)?.body {
         Body::Leaf(Leaf::Path(path)) => Some(path.clone()),
         _ => None,
+    };
+    Named {
+        store: path("store"),
+        hosts: path("hosts"),
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use render::quoted;
-pub use render::shown;
+pub use render::{columns, shown};
 use render::{clip_around, locate, render_one};
 
 /// How bad it is.

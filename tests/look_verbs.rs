@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Command;
 
 use common::{TempDir, expect_code, run, skip, text, vsc};
@@ -135,7 +136,7 @@ fn the_schema_takes_what_is_right_and_refuses_what_is_wrong() {
     assert!(good.len() > 700, "{}", good.len());
     let all = presets::PRESETS.iter().chain(presets::FEATURES);
     good.extend(all.map(|preset| preset.text.to_owned()));
-    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
     for entry in std::fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "yaml") {
@@ -178,4 +179,139 @@ fn what_the_schema_refuses_the_program_refuses() {
         .unwrap();
         assert!(!parsed.problems.is_empty(), "{text}");
     }
+}
+
+/// What a verb answers, whole, as a golden file: standard output, then standard error.
+#[track_caller]
+fn golden(name: &str, dir: &TempDir, code: i32, args: &[&str]) {
+    let output = run(vsc()
+        .args(args)
+        .env("HOME", dir.path("home"))
+        .env_remove("XDG_DATA_HOME")
+        .current_dir(dir.path(".")));
+    expect_code(&output, code);
+    let got = text(&output.stdout) + &text(&output.stderr);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/look/{name}"));
+    if std::env::var_os("VSC_BLESS").is_some() {
+        std::fs::write(&file, &got).unwrap();
+    }
+    let want = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        got == want && !got.is_empty(),
+        "{name}: expected\n{want}\ngot\n{got}"
+    );
+}
+
+const OF_A_SCENARIO: &str = "\
+preset: computation
+feature: cpu_perf
+disks:
+  - a.img
+  - {path: b.img, cache: none}
+";
+
+#[test]
+fn explain_tells_about_keys_presets_and_feature_sets() {
+    let dir = TempDir::new("explain");
+    dir.write("s.yaml", OF_A_SCENARIO);
+    dir.write("kernel", "not a scenario");
+    for (name, code, args) in [
+        ("explain-key.txt", 0, &["explain", "disk.cache_type"][..]),
+        (
+            "explain-key.json",
+            0,
+            &["explain", "disks[0].cache", "--json"],
+        ),
+        ("explain-short.txt", 0, &["explain", "vcpu"]),
+        ("explain-group.txt", 0, &["explain", "kernel"]),
+        ("explain-elsewhere.txt", 0, &["explain", "watchdog.model"]),
+        (
+            "explain-preset-key.txt",
+            0,
+            &["explain", "securevm", "host.ksm"],
+        ),
+        (
+            "explain-preset-key.json",
+            0,
+            &["explain", "securevm", "host.ksm", "--json"],
+        ),
+        ("explain-feature.txt", 0, &["explain", "cpu_perf"]),
+        (
+            "explain-feature.json",
+            0,
+            &["explain", "cpu_perf", "--json"],
+        ),
+        (
+            "explain-feature-key.txt",
+            0,
+            &["explain", "cpu_perf", "cpu"],
+        ),
+        ("explain-both.txt", 0, &["explain", "firmware"]),
+        (
+            "explain-scenario-key.txt",
+            0,
+            &[
+                "explain",
+                "s.yaml",
+                "disks.cache",
+                "-o",
+                "disks.0.cache=unsafe",
+            ],
+        ),
+        ("explain-default.txt", 0, &["explain", "s.yaml", "irqchip"]),
+        (
+            "explain-unknown.txt",
+            125,
+            &["explain", "s.yaml", "disks.cahce"],
+        ),
+        ("explain-neither.txt", 125, &["explain", "securvm"]),
+        ("explain-no-file.txt", 125, &["explain", "gone.yaml"]),
+    ] {
+        golden(name, &dir, code, args);
+    }
+}
+
+#[test]
+fn every_key_has_its_place_in_the_reference() {
+    let all = run(vsc().args(["explain", "--all"]));
+    let page = run(vsc().args(["explain", "--markdown"]));
+    let data = run(vsc().args(["explain", "--all", "--json"]));
+    for output in [&all, &page, &data] {
+        expect_code(output, 0);
+    }
+    let articles: Vec<Value> = serde_json::from_slice(&data.stdout).unwrap();
+    assert!(articles.len() > 200);
+    let (all, page) = (text(&all.stdout), text(&page.stdout));
+    for article in &articles {
+        let key = article["key"].as_str().unwrap();
+        assert!(all.lines().any(|line| line == key), "{key}");
+        let on_the_page = page.contains(&format!("| `{key}`")) || article["members"].is_array();
+        assert!(on_the_page, "{key}");
+    }
+    for conflict in [
+        &["explain", "--all", "cpu"][..],
+        &["explain", "--all", "--markdown"],
+        &["explain", "cpu", "--markdown"],
+        &["explain", "s.yaml", "cpu", "--devices"],
+    ] {
+        expect_code(&run(vsc().args(conflict)), 125);
+    }
+}
+
+/// With a word that is a file, `explain` is about what the file becomes, as without a word about the defaults.
+#[test]
+fn explain_of_a_scenario_shows_what_it_becomes() {
+    let dir = TempDir::new("explain-machine");
+    dir.write("memory", "memory: 64M\n");
+    let plain = run(vsc().args(["explain"]));
+    expect_code(&plain, 0);
+    assert!(text(&plain.stdout).contains("GUEST"));
+    let file = run(vsc()
+        .args(["explain", "./memory"])
+        .current_dir(dir.path(".")));
+    expect_code(&file, 0);
+    assert!(text(&file.stdout).contains("64 MiB  (./memory:1)"));
+    let key = run(vsc().args(["explain", "memory"]).current_dir(dir.path(".")));
+    expect_code(&key, 0);
+    assert!(text(&key.stdout).starts_with("memory\n  Guest RAM."));
 }

@@ -1,14 +1,21 @@
 //! `check` and `explain`: a scenario looked at, never run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use vsc::compile::{DevicePair, RunPlan, device_pairs};
+use vsc::diag::{Diagnostics, Origin, shown};
+use vsc::facts::{Root, Variables};
+use vsc::scenario::explain::{self, Article, Said};
+use vsc::scenario::presets::{self, Preset};
+use vsc::scenario::{self, Input, Layer, Override, Parsed};
 use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 
 use super::Common;
-use super::run::{KeyArgs, Source, compile};
+use super::reference;
+use super::run::{KeyArgs, Source, compile, report};
+use super::table::table;
 use crate::say;
 
 /// Arguments of `check`.
@@ -23,10 +30,19 @@ pub(super) struct CheckArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
-    /// The scenario; without one, the defaults.
-    scenario: Option<PathBuf>,
+    /// A scenario, a preset, a feature set, or a key (a file of such a name is ./NAME); without one, the defaults.
+    what: Option<PathBuf>,
+    /// A key such as disks.cache: what WHAT says of it.
+    #[arg(conflicts_with = "devices")]
+    key: Option<String>,
     #[command(flatten)]
     keys: KeyArgs,
+    /// Explains every key.
+    #[arg(long, conflicts_with_all = ["what", "devices"])]
+    all: bool,
+    /// Prints the reference of the language as a page in Markdown.
+    #[arg(long, conflicts_with_all = ["what", "devices", "all"])]
+    markdown: bool,
     /// Only the devices: what the guest sees beside what stands behind it on the host.
     #[arg(long)]
     devices: bool,
@@ -56,11 +72,224 @@ struct Explained<'a> {
 }
 
 pub(super) fn explain(args: &ExplainArgs, common: &Common) -> u8 {
+    if args.all {
+        return reference::all(common);
+    }
+    if args.markdown {
+        return reference::page(common);
+    }
+    match (&args.what, &args.key) {
+        (Some(what), Some(key)) => key_of(what, key, args, common),
+        (Some(what), None) if !args.devices => match Subject::of(what) {
+            Subject::Scenario => machine(args, common),
+            Subject::Key(key) => a_key(&key, common),
+            Subject::Preset(preset) => a_preset(preset, "preset", args, common),
+            Subject::Feature(set) => a_preset(set, "feature", args, common),
+            Subject::Nothing(name) => {
+                report(&explain::neither(name), common);
+                crate::FAILED
+            }
+        },
+        _ => machine(args, common),
+    }
+}
+
+/// What a single word is about.
+enum Subject<'a> {
+    Scenario,
+    Key(Box<Article>),
+    Preset(&'static Preset),
+    Feature(&'static Preset),
+    Nothing(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    fn of(word: &'a Path) -> Self {
+        let Some(name) = word.to_str().filter(|name| !name.contains('/')) else {
+            return Self::Scenario;
+        };
+        // A kernel's or an initrd's file often has the name of a key: a file of such a name is ./NAME.
+        if let Ok(article) = explain::explain(name) {
+            return Self::Key(Box::new(article));
+        }
+        match (presets::find(name), presets::feature(name)) {
+            (Some(preset), _) => Self::Preset(preset),
+            (_, Some(set)) => Self::Feature(set),
+            _ if word.exists() || name.ends_with(".yaml") || name.ends_with(".yml") => {
+                Self::Scenario
+            }
+            _ => Self::Nothing(name),
+        }
+    }
+}
+
+/// The JSON form of `explain` about a key: the article, and what a scenario says where one was named.
+#[derive(Serialize)]
+struct KeyAnswer<'a> {
+    #[serde(flatten)]
+    article: &'a Article,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<Vec<Said>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feature: Option<PresetAnswer>,
+}
+
+/// The JSON form of `explain` about a preset or a feature set.
+#[derive(Serialize)]
+struct PresetAnswer {
+    kind: &'static str,
+    name: &'static str,
+    about: &'static str,
+    says: Vec<Said>,
+}
+
+fn json(answer: &impl Serialize) -> u8 {
+    say::out(&(serde_json::to_string_pretty(answer).unwrap_or_default() + "\n"));
+    0
+}
+
+fn a_key(article: &Article, common: &Common) -> u8 {
+    // Some feature sets are named as the keys that they set.
+    let feature = presets::feature(&article.key);
+    let feature = feature.map(|set| PresetAnswer {
+        kind: "feature",
+        name: set.name,
+        about: set.about(),
+        says: scenario::parse(&Input {
+            layers: vec![layer_of("feature", set)],
+            ..Input::default()
+        })
+        .sayings()
+        .into_iter()
+        .filter(|said| matches!(said.origin, Origin::Preset { .. }))
+        .collect(),
+    });
+    if common.json {
+        return json(&KeyAnswer {
+            article,
+            said: None,
+            feature,
+        });
+    }
+    let mut text = reference::text(article);
+    if let Some(set) = feature {
+        text += &format!("\nA feature set has this name, too.\n{}", sayings(&set));
+    }
+    say::out(&text);
+    0
+}
+
+fn layer_of(key: &'static str, preset: &Preset) -> Layer {
+    Layer::Flag(Override::flag("WHAT", key, preset.name))
+}
+
+/// Reads a scenario without compiling it, and says what is wrong in it. `None`: something is.
+fn read(source: Source<'_>, common: &Common) -> Option<Parsed> {
+    let home = Variables::of_process().home;
+    let root = Root(common.host_root.clone());
+    let parsed = match vsc::load(source.file, source.layers, home, common.settings(&root)) {
+        Ok(parsed) => parsed,
+        Err(messages) => {
+            report(&messages, common);
+            return None;
+        }
+    };
+    let messages = Diagnostics::new(parsed.problems.clone(), parsed.sources.clone());
+    report(&messages, common);
+    (!messages.has_errors()).then_some(parsed)
+}
+
+fn key_of(what: &Path, key: &str, args: &ExplainArgs, common: &Common) -> u8 {
+    let article = match explain::explain(key) {
+        Ok(article) => article,
+        Err(messages) => {
+            report(&messages, common);
+            return crate::FAILED;
+        }
+    };
+    let feature = what.to_str().and_then(presets::feature);
+    let mut layers: Vec<Layer> = feature.iter().map(|s| layer_of("feature", s)).collect();
+    layers.extend(args.keys.layers());
+    layers.extend(args.keys.overrides());
+    let file = Some(what).filter(|_| feature.is_none());
+    let Some(parsed) = read(Source { file, layers }, common) else {
+        return crate::FAILED;
+    };
+    let said = parsed.said(&article);
+    if common.json {
+        let (said, feature) = (Some(said), None);
+        return json(&KeyAnswer {
+            article: &article,
+            said,
+            feature,
+        });
+    }
+    let name = shown(&what.to_string_lossy());
+    let mut text = reference::text(&article);
+    text += &match said.is_empty() {
+        true => format!("\n{name} says nothing of it\n"),
+        false => format!("\n{name}\n{}", reference::said(&said)),
+    };
+    say::out(&text);
+    0
+}
+
+fn a_preset(
+    preset: &'static Preset,
+    kind: &'static str,
+    args: &ExplainArgs,
+    common: &Common,
+) -> u8 {
+    let mut layers = vec![layer_of(kind, preset)];
+    layers.extend(args.keys.layers());
+    layers.extend(args.keys.overrides());
+    let Some(parsed) = read(Source { file: None, layers }, common) else {
+        return crate::FAILED;
+    };
+    let mut says = parsed.sayings();
+    says.retain(|said| said.key != kind);
+    let answer = PresetAnswer {
+        kind,
+        name: preset.name,
+        about: preset.about(),
+        says,
+    };
+    if common.json {
+        return json(&answer);
+    }
+    say::out(&sayings(&answer));
+    0
+}
+
+/// A preset or feature set for people: what it says, and why.
+fn sayings(answer: &PresetAnswer) -> String {
+    let rows = answer.says.iter().map(|said| {
+        let why = said.reason.as_ref().map(reference::reason);
+        let origin = said.origin.to_string();
+        vec![
+            said.key.clone(),
+            said.value.clone(),
+            origin,
+            why.unwrap_or_default(),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    format!(
+        "{} {}: {}\n\n{}",
+        answer.kind,
+        answer.name,
+        answer.about,
+        table(&["KEY", "VALUE", "ORIGIN", "WHY"], &rows)
+    )
+}
+
+/// A scenario, or the defaults: what they become.
+fn machine(args: &ExplainArgs, common: &Common) -> u8 {
     let mut layers = args.keys.layers();
     layers.extend(args.keys.overrides());
     let Some(mut plan) = compile(
         Source {
-            file: args.scenario.as_deref(),
+            file: args.what.as_deref(),
             layers,
         },
         common,

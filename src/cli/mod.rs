@@ -25,8 +25,10 @@ mod image;
 mod import;
 mod machines;
 mod ps;
+mod reference;
 mod run;
 mod schema;
+mod table;
 
 /// Boots one virtual machine now, and puts everything back as it was.
 #[derive(Debug, Parser)]
@@ -116,7 +118,7 @@ enum Verb {
     Attach(attach::AttachArgs),
     /// Checks a scenario without running it.
     Check(explain::CheckArgs),
-    /// Shows what a scenario becomes: resources and devices.
+    /// Shows what a scenario becomes, or tells about a key of the language, a preset, a feature set.
     Explain(explain::ExplainArgs),
     /// Prints the JSON Schema of the scenario language.
     Schema,

@@ -120,7 +120,7 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// Terminal columns of escaped text. East Asian wide forms and emoji take two, combining marks none.
-pub(super) fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     text.chars()
         .map(|c| match c as u32 {
             0x0300..=0x036f | 0x20d0..=0x20ff | 0xfe00..=0xfe0f => 0,

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+pub mod explain;
 pub(crate) mod json;
 pub mod keys;
 pub mod old;

@@ -303,6 +303,58 @@ fn other_files_are_told_apart() {
     );
 }
 
+const PRESETS: [&str; 6] = [
+    "desktop",
+    "computation",
+    "securevm",
+    "testing-os",
+    "easy-migration",
+    "soft-rt",
+];
+
+/// The settings of every preset, found and imported; and every preset's XML, imported: the same domain each time.
+#[test]
+fn every_preset_comes_back_from_settings_and_from_xml() {
+    let dir = TempDir::new("old-presets");
+    std::fs::create_dir(dir.path("home")).unwrap();
+    dir.write("virthosts.yaml", HOSTS);
+    let export = |file: &str, settings: &str| {
+        let words = [
+            file,
+            "--settings",
+            settings,
+            "--export-xml",
+            "-q",
+            "-o",
+            "name=a",
+        ];
+        let output = answer(&dir, &words);
+        expect_code(&output, 0);
+        text(&output.stdout)
+    };
+    dir.write("set.yaml", SETTINGS);
+    for preset in PRESETS {
+        let import = |words: &[&str]| {
+            let output = answer(&dir, &[&["import"], words].concat());
+            expect_code(&output, 0);
+            dir.write("s.yaml", &output.stdout);
+        };
+        let plain = export(preset, "none");
+        dir.write("a.xml", &plain);
+        import(&["a.xml"]);
+        assert_eq!(export("s.yaml", "none"), plain, "{preset}");
+        let with = export(preset, "set.yaml");
+        assert_ne!(with, plain, "{preset}");
+        import(&["set.yaml", "--preset", preset]);
+        assert_eq!(export("s.yaml", "none"), with, "{preset}");
+        // The predecessor's securevm has its own keyboard whatever the settings say.
+        assert!(
+            with.contains("<input type='keyboard' bus='virtio'"),
+            "{preset}: {with}"
+        );
+    }
+}
+
 const HOSTS: &str = "sev:\n  url: qemu+ssh://root@sev.example/system\n  sev-cert: sev.pdh\nhere:\n  url: test:///default\n";
 
 #[test]

@@ -88,7 +88,7 @@ impl Cx<'_> {
                 } else {
                     "file"
                 };
-                disk.insert("type".into(), kind.into());
+                disk.entry("type").or_insert(kind.into());
             }
             self.loop_of(&here, &bus, loops, &mut next_loop, disk);
             disk.entry("cache").or_insert("writeback".into());

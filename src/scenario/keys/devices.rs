@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::words::{
-    BUSES, CACHES, COMPRESSIONS, DISCARDS, DISK_DEVICES, DISK_FORMATS, ENCRYPTIONS, IO_MODES,
-    PREALLOCATIONS, SYNCS, ZEROES,
+    BUSES, CACHES, COMPRESSIONS, DISCARDS, DISK_DEVICES, DISK_FORMATS, ENCRYPTIONS, IMAGE_TYPES,
+    IO_MODES, PREALLOCATIONS, SYNCS, ZEROES,
 };
 use super::{ANY, Key, Kind, key};
 
@@ -105,6 +105,8 @@ pub(super) const DISK: &[Key] = &[
     key("bus", Kind::Word(BUSES), "virtio", "virtio", "What the disk is connected to.").aka(&["disk_bus"]).ends("virtio device 2", "devices/disk/target/@bus"),
     key("target", Kind::Name { max: 16 }, "", "vda", "Its name in the XML; the guest need not use it.").aka(&["disk_target"])
         .why("by default the next free one of its bus").ends("", "devices/disk/target/@dev"),
+    key("type", Kind::Word(IMAGE_TYPES), "", "block", "What the image is on the host.")
+        .why("by default what is found at its path").ends("", "devices/disk/@type"),
     key("device", Kind::Word(DISK_DEVICES), "disk", "disk", "What it is.").ends("", "devices/disk/@device"),
     key("io", Kind::Word(IO_MODES), "", "io_uring", "How the host reads and writes it.")
         .why("by default io_uring where there is one").ends("", "devices/disk/driver/@io"),

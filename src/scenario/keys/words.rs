@@ -140,6 +140,11 @@ pub(super) const DISK_DEVICES: &[Word] = &[
     elsewhere("cdrom", "a CD-ROM, never written", AS_PLAIN),
     elsewhere("floppy", "a floppy disk", AS_PLAIN),
 ];
+pub(super) const IMAGE_TYPES: &[Word] = &[
+    word("file", "a regular file"),
+    word("block", "a block device"),
+];
+
 pub(super) const IO_MODES: &[Word] = &[
     word("threads", "a pool of threads"),
     elsewhere(

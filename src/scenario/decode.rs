@@ -109,6 +109,15 @@ impl Decoder<'_> {
                 };
                 Body::Member(number, Box::new(member))
             }
+            // One of several pairs: `cpu.features.svm=disable`.
+            (Kind::Pairs(words), Some((name, []))) => {
+                let pair = (Spanned::new(name.value.into(), name.span), node.clone());
+                let map = Node {
+                    value: Value::Map(vec![pair].into()),
+                    span: node.span,
+                };
+                Body::Leaf(self.pairs(key, *words, &map, &path)?)
+            }
             _ => {
                 let next = rest.first()?;
                 let message = format!("{} has no keys below it", quoted(&path.join(".")));

@@ -122,6 +122,16 @@ pub(crate) fn merge(under: &mut Entry, over: Entry, problems: &mut Vec<Diagnosti
                 problems.push(d.help(format!("The next free index is {length}")));
             }
         },
+        (Body::Leaf(Leaf::Env(into)), Body::Leaf(Leaf::Env(from)))
+            if matches!(under.key.kind, Kind::Pairs(_)) =>
+        {
+            for (name, value) in from {
+                match into.iter_mut().find(|(other, _)| other.value == name.value) {
+                    Some(present) => *present = (name, value),
+                    None => into.push((name, value)),
+                }
+            }
+        }
         (_, body) => {
             *under = Entry {
                 key: over.key,

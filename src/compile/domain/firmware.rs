@@ -11,8 +11,6 @@ use crate::descriptors::{Catalogue, Device, Feature, Interface, Wanted, select};
 use super::platform::SEV_ES;
 use super::{Around, Cx};
 
-/// Where libvirt keeps variable stores.
-const NVRAM: &str = "/var/lib/libvirt/qemu/nvram";
 /// Where modular builds of QEMU keep their devices.
 const QEMU_MODULES: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/qemu",
@@ -36,6 +34,26 @@ impl Cx<'_> {
             .unwrap_or(if kernel && !encrypted { "none" } else { "auto" })
             .to_owned();
         let path = self.text("firmware.path").is_some();
+        // UEFI describes the machine by ACPI and nothing else.
+        let without_acpi = self.get("features.acpi") == Some(&Value::Bool(false));
+        let kind = match kind.as_str() {
+            "auto" if without_acpi && !path && !encrypted => "bios".to_owned(),
+            "auto" | "efi" if without_acpi => {
+                let asked = if self.parsed.is_written("firmware") {
+                    "firmware"
+                } else {
+                    "security"
+                };
+                self.conflict(
+                    "features.acpi",
+                    asked,
+                    "UEFI needs ACPI",
+                    "Leave `features.acpi` out",
+                );
+                kind
+            }
+            _ => kind,
+        };
         match kind.as_str() {
             "none" | "bios" if path => {
                 self.conflict(
@@ -72,29 +90,19 @@ impl Cx<'_> {
                 self.root.insert("firmware".into(), json!({"type": "bios"}));
                 return;
             }
-            _ if path => return self.named_firmware(around, encrypted),
+            _ if path => return self.named_firmware(encrypted),
             _ => {}
         }
-        self.selected_firmware(around, encrypted, directory.as_deref());
+        self.selected_firmware(encrypted, directory.as_deref());
     }
 
-    fn nvram(&mut self, around: &Around<'_>) {
-        let lost = self.flag("firmware.stateless") || self.text("firmware.device") == Some("rom");
-        if lost || self.text("firmware.nvram_template").is_none() {
-            return;
-        }
-        let own = format!("{NVRAM}/{}_VARS.fd", around.name);
-        self.default("firmware", "nvram", own);
-    }
-
-    fn named_firmware(&mut self, around: &Around<'_>, encrypted: bool) {
+    fn named_firmware(&mut self, encrypted: bool) {
         self.map("firmware").remove("type");
         self.map("firmware").remove("features");
         self.default("firmware", "device", "flash");
         if encrypted && self.text("firmware.nvram").is_some() {
             self.no_nvram_in_measurements();
         }
-        self.nvram(around);
         self.smm();
     }
 
@@ -125,7 +133,7 @@ impl Cx<'_> {
         self.map("features").insert("smm".into(), true.into());
     }
 
-    fn selected_firmware(&mut self, around: &Around<'_>, encrypted: bool, directory: Option<&str>) {
+    fn selected_firmware(&mut self, encrypted: bool, directory: Option<&str>) {
         let mut features: Vec<Feature> = self
             .texts("firmware.features")
             .iter()
@@ -186,7 +194,6 @@ impl Cx<'_> {
                 if found.requires_smm {
                     firmware.entry("secure").or_insert(true.into());
                 }
-                self.nvram(around);
                 self.smm();
             }
             // An export from a host without firmware leaves the choice to libvirt, where libvirt can make it.

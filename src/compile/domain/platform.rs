@@ -111,6 +111,22 @@ impl Cx<'_> {
                 ),
             );
         }
+        if page > 1 && self.text("memory.source") == Some("anonymous") {
+            self.conflict(
+                "memory.source",
+                "memory.hugepages",
+                "Huge pages come from a file of their own",
+                "Say `source: memfd`, or leave it out",
+            );
+        }
+        if page > 1 && self.text("memory.allocation") == Some("ondemand") {
+            self.conflict(
+                "memory.allocation",
+                "memory.hugepages",
+                "Huge pages are given before the start",
+                "Say `allocation: immediate`, or leave it out",
+            );
+        }
         let limit = self.get("memory.hard_limit").and_then(Value::as_u64);
         if let Some(limit) = limit
             && limit < around.memory

@@ -36,7 +36,7 @@ pub(super) const FIRMWARE: &[Key] = &[
     key("stateless", Kind::Bool, "", "true", "Variables are not kept.")
         .why("a measured launch has no variables that outlive it").ends("", "os/loader/@stateless").not_here(NO_FIRMWARE),
     key("nvram", Kind::Path, "", "/var/lib/libvirt/qemu/nvram/lab_VARS.fd", "The machine's own variable store.")
-        .why("by default /var/lib/libvirt/qemu/nvram/NAME_VARS.fd").ends("", "os/nvram").not_here(NO_FIRMWARE),
+        .why("by default libvirt puts it into its own directory").ends("", "os/nvram").not_here(NO_FIRMWARE),
     key("nvram_template", Kind::Path, "", "/usr/share/OVMF/OVMF_VARS_4M.fd", "What a new variable store is a copy of.")
         .ends("", "os/nvram/@template").not_here(NO_FIRMWARE),
     key("features", Kind::Texts, "", "[secure-boot]", "Features that the firmware must have, by their names in QEMU's descriptors.")

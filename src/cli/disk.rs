@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+use vsc::compile::Making;
 use vsc::diag::{Diagnostic, Diagnostics, Severity, Sources, Span};
 use vsc::images::{
-    self, CompressionType, Encryption, ImageError, ImageFormat, ImageSpec, Info, Preallocation,
-    Progress, Remark, SecretSource,
+    self, CompressionType, Created, Encryption, ImageError, ImageFormat, ImageSpec, Info,
+    Preallocation, Progress, Remark, SecretSource,
 };
 
 use super::Common;
+use super::export::describe;
+use super::run::{KeyArgs, Source};
 use crate::run::ending::SIGNAL_BASE;
 use crate::run::signals::Signals;
 use crate::{run, say};
@@ -36,8 +39,19 @@ pub(super) struct DiskArgs {
 enum What {
     /// Makes an image. What exists is never overwritten, and what fails or is interrupted leaves nothing.
     Create(Box<CreateArgs>),
+    /// Makes the images that a scenario wants and that are not there yet.
+    Make(MakeArgs),
     /// Says what an image's header says, without opening anything that it refers to.
     Info(InfoArgs),
+}
+
+/// Arguments of `disk make`.
+#[derive(Debug, Args)]
+struct MakeArgs {
+    /// A scenario file, or the name of a preset.
+    scenario: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Arguments of `disk create`.
@@ -108,6 +122,7 @@ pub(super) fn run(args: DiskArgs, common: &Common) -> u8 {
     match args.what {
         What::Create(args) => create(*args, common),
         What::Info(args) => info(&args, common),
+        What::Make(args) => make_of(&args, common),
     }
 }
 
@@ -155,7 +170,7 @@ fn create(args: CreateArgs, common: &Common) -> u8 {
         (Some(file), _) => Some(SecretSource::File(file)),
         (None, fd) => fd.map(SecretSource::Descriptor),
     };
-    let mut spec = ImageSpec {
+    let spec = ImageSpec {
         preallocation: args.preallocation,
         cluster_size: args.cluster_size,
         lazy_refcounts: args.lazy_refcounts,
@@ -180,33 +195,43 @@ fn create(args: CreateArgs, common: &Common) -> u8 {
     if images::is_taken(&spec.path) {
         return failed(ImageError::Exists(spec.path));
     }
+    match make(spec, common) {
+        Ok(created) => {
+            if common.json {
+                let record = serde_json::to_string_pretty(&created).unwrap_or_default();
+                say::out(&(record + "\n"));
+            }
+            0
+        }
+        Err(code) => code,
+    }
+}
+
+/// Makes an image, with its progress on the terminal; asks for a passphrase that is needed and not given. An error has
+/// been said, and is its exit code here.
+pub(super) fn make(mut spec: ImageSpec, common: &Common) -> Result<Created, u8> {
     // Whoever waits for a pipe here can still be interrupted: nothing has been made.
     let mut notes = Vec::new();
     if let Some(source) = spec.secret.take() {
-        match source.read(&mut notes) {
-            Ok(secret) => spec.secret = Some(SecretSource::Given(secret)),
-            Err(e) => return failed(e),
-        }
+        let secret = source.read(&mut notes).map_err(failed)?;
+        spec.secret = Some(SecretSource::Given(secret));
     }
-    let signals = match Signals::take() {
-        Ok(signals) => signals,
-        Err(e) => {
-            say::err(&format!("cannot watch for signals: {e}"));
-            return crate::FAILED;
-        }
-    };
+    let signals = Signals::take().map_err(|e| {
+        say::err(&format!("cannot watch for signals: {e}"));
+        crate::FAILED
+    })?;
     let mut watch = Watch {
         bar: (!common.quiet && !common.json).then(|| Bar::new(&spec.path)),
         signals,
         ended_by: None,
     };
-    if asks {
+    if spec.encryption == Encryption::Luks && spec.secret.is_none() {
         match prompt::passphrase(&spec.path, &mut watch.signals) {
             Ok(secret) => spec.secret = Some(SecretSource::Given(secret)),
-            Err(prompt::Failure::Signal(signal)) => return signal_code(signal),
+            Err(prompt::Failure::Signal(signal)) => return Err(signal_code(signal)),
             Err(prompt::Failure::Error(message)) => {
                 say::err(&message);
-                return crate::FAILED;
+                return Err(crate::FAILED);
             }
         }
     }
@@ -221,16 +246,40 @@ fn create(args: CreateArgs, common: &Common) -> u8 {
                 say::err(note);
             }
             created.notes = notes;
-            if common.json {
-                let record = serde_json::to_string_pretty(&created).unwrap_or_default();
-                say::out(&(record + "\n"));
-            }
-            0
+            Ok(created)
         }
         Err(e) => {
             let code = failed(e);
-            watch.ended_by.map_or(code, signal_code)
+            Err(watch.ended_by.map_or(code, signal_code))
         }
+    }
+}
+
+/// Makes the images of a scenario that are not there yet. An error has been said.
+pub(super) fn make_all(images: Vec<Making>, common: &Common) -> Result<Vec<Created>, u8> {
+    images
+        .into_iter()
+        .map(|image| make(image.spec, common))
+        .collect()
+}
+
+/// `disk make SCENARIO`.
+fn make_of(args: &MakeArgs, common: &Common) -> u8 {
+    let source = Source {
+        file: Some(&args.scenario),
+        layers: args.keys.overrides().collect(),
+    };
+    let Some(description) = describe(source, common) else {
+        return crate::FAILED;
+    };
+    match make_all(description.images, common) {
+        Ok(created) => {
+            if common.json {
+                say::out(&(serde_json::to_string_pretty(&created).unwrap_or_default() + "\n"));
+            }
+            0
+        }
+        Err(code) => code,
     }
 }
 

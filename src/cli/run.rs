@@ -299,6 +299,12 @@ impl Launch<'_> {
 
 fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> Summary {
     let image = how.image;
+    if let Err(code) = super::disk::make_all(std::mem::take(&mut plan.images), common) {
+        let message = "a disk image could not be made".to_owned();
+        let mut summary = Summary::failed(message);
+        summary.code = code;
+        return summary;
+    }
     if let Payload::Kernel(kernel) = &mut plan.resources.payload {
         kernel.cache = kernel_cache();
     }

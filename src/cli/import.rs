@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 use vsc::SettingsFrom;
-use vsc::diag::{Diagnostic, Diagnostics, Sources, Span, shown};
+use vsc::diag::{Diagnostic, Diagnostics, Severity, Sources, Span, shown};
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::hosts::Hosts;
 use vsc::scenario::{Input, Layer, Override, old, parse, presets, write};
@@ -48,21 +48,43 @@ pub(super) fn run(args: &ImportArgs, common: &Common) -> u8 {
             return crate::FAILED;
         }
     };
+    let text = format!(
+        "# From {}, {}.\n{}",
+        name(&args.file),
+        import.what,
+        write(&import.scenario)
+    );
+    let doubts = doubts(&text);
     if common.json {
+        let notes = [&import.notes, &doubts].map(Diagnostics::records).concat();
         let told = json!({
             "kind": import.kind,
             "file": args.file,
             "scenario": import.scenario,
-            "notes": import.notes.records(),
+            "notes": notes,
         });
         say::out(&format!("{told:#}\n"));
         return 0;
     }
     report(&import.notes, common);
-    let from = name(&args.file);
-    let scenario = write(&import.scenario);
-    say::out(&format!("# From {from}, {}.\n{scenario}", import.what));
+    report(&doubts, common);
+    say::out(&text);
     0
+}
+
+/// What the scenario's own language says against what was written: libvirt takes some names that we do not.
+fn doubts(text: &str) -> Diagnostics {
+    let parsed = parse(&Input {
+        file: Some((Path::new("the scenario"), text.as_bytes())),
+        ..Input::default()
+    });
+    let mut list = parsed.problems;
+    list.retain(|d| d.severity == Severity::Error);
+    for problem in &mut list {
+        problem.severity = Severity::Warning;
+        problem.message += " (`check` refuses it)";
+    }
+    Diagnostics::new(list, parsed.sources)
 }
 
 /// One error without a place.

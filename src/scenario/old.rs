@@ -456,7 +456,15 @@ fn join(into: &mut Entry, from: Entry) {
 
 /// Says in a message about our key which key of the old file it is about.
 fn explain(problem: &mut Diagnostic, found: &Found) {
-    if problem.severity == Severity::Error && problem.why.is_none() {
+    if problem.severity != Severity::Error {
+        return;
+    }
+    let ours = found.to.last().copied().unwrap_or_default();
+    let example = format!("For example `{ours}: ");
+    if let Some(value) = problem.help.as_ref().and_then(|h| h.strip_prefix(&example)) {
+        problem.help = Some(format!("For example `- {}: {value}", found.key.name));
+    }
+    if problem.why.is_none() {
         let to: Vec<&str> = found.to.iter().copied().filter(|w| *w != "0").collect();
         problem.why = Some(format!(
             "`{}` of a settings file is `{}` of a scenario",

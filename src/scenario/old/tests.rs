@@ -321,6 +321,10 @@ fn wrong_values_are_errors_at_their_place_in_the_old_file() {
         "{text}"
     );
     assert!(text.contains("writethrough"), "{text}");
+    let text = imported("STORAGE_DATA:\n  - cluster_size: big\n")
+        .unwrap_err()
+        .render(false);
+    assert!(text.contains("For example `- cluster_size: 1M`"), "{text}");
     let text = imported("architecture:\n  - arch: amd65\n")
         .unwrap_err()
         .render(false);

@@ -179,6 +179,10 @@ pub trait Facts {
     fn device_of(&self, _path: &Path) -> Option<String> {
         None
     }
+    /// Where relative paths start.
+    fn directory(&self) -> PathBuf {
+        PathBuf::from("/")
+    }
     /// CPUs that the host's scheduler leaves alone (the kernel's `isolcpus=`).
     fn isolated_cpus(&self) -> Vec<u32> {
         cpu_list(
@@ -474,6 +478,10 @@ impl Facts for LiveFacts {
             device
         };
         Some(whole.file_name()?.to_string_lossy().into_owned())
+    }
+
+    fn directory(&self) -> PathBuf {
+        std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
     }
 
     fn sev(&self) -> Option<SevFacts> {

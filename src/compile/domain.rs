@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::diag::{Diagnostic, Span};
 use crate::domain::{Domain, get};
 use crate::facts::{Facts, FileKind};
+use crate::scenario::keys::KEYS;
 use crate::scenario::{Parsed, json as tree_json};
 
 use super::Problems;
@@ -49,6 +50,12 @@ pub(super) fn build(
         Value::Object(map) => map,
         _ => Map::new(),
     };
+    let mut written = Value::Object(std::mem::take(&mut root));
+    // The domain means the same wherever it is read.
+    tree_json::absolute(&mut written, KEYS, &facts.directory());
+    if let Value::Object(map) = written {
+        root = map;
+    }
     let storage = root.remove("storage").unwrap_or_default();
     for key in ["preset", "feature", "xml", "store", "hosts", "on", "host"] {
         root.remove(key);

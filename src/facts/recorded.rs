@@ -39,6 +39,9 @@ pub struct HostFacts {
     /// Contents of small files.
     #[serde(default)]
     pub texts: BTreeMap<PathBuf, String>,
+    /// Disks, by the directories and files that they hold.
+    #[serde(default)]
+    pub devices: BTreeMap<PathBuf, String>,
     /// Encrypted memory.
     #[serde(default)]
     pub sev: Option<SevFacts>,
@@ -61,6 +64,7 @@ impl Default for HostFacts {
             terminals: Terminals::default(),
             files: BTreeMap::new(),
             texts: BTreeMap::new(),
+            devices: BTreeMap::new(),
             sev: None,
             firmware: Vec::new(),
         }
@@ -81,6 +85,7 @@ impl HostFacts {
             terminals: facts.terminals(),
             files: BTreeMap::new(),
             texts: BTreeMap::new(),
+            devices: BTreeMap::new(),
             sev: facts.sev(),
             firmware: Vec::new(),
         }
@@ -133,6 +138,10 @@ impl Facts for HostFacts {
 
     fn exists(&self, path: &Path) -> bool {
         self.texts.contains_key(path) || matches!(self.files.get(path), Some(Ok(_)))
+    }
+
+    fn device_of(&self, path: &Path) -> Option<String> {
+        path.ancestors().find_map(|p| self.devices.get(p).cloned())
     }
 
     fn sev(&self) -> Option<SevFacts> {

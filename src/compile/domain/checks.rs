@@ -217,6 +217,14 @@ impl Cx<'_> {
                     .help = Some("Older ones refuse the XML".into());
             }
         }
+        if self.text("firmware.format") == Some("qcow2") {
+            self.warn(
+                "W-LIBVIRT",
+                "firmware.format",
+                "`firmware.format: qcow2` needs libvirt 9.2",
+            )
+            .help = Some("Older ones read it as raw".into());
+        }
         if self.text("security.type") == Some("sev-snp") {
             self.warn("W-LIBVIRT", "security.type", "`sev-snp` needs libvirt 10.5")
                 .help = Some("Older ones refuse the XML".into());

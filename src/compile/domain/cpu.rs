@@ -75,6 +75,9 @@ impl Cx<'_> {
                 "Say `scheduler: fifo`, or leave the priority out",
             );
         }
+        if matches!(self.text("cpu.scheduler"), Some("fifo" | "rr")) {
+            self.default("cpu", "priority", 1);
+        }
         self.pins(around);
         let nested = self.get("cpu.nested").and_then(Value::as_bool);
         let cpu = self.map("cpu");

@@ -91,6 +91,11 @@ impl Cx<'_> {
                 disk.entry("type").or_insert(kind.into());
             }
             self.loop_of(&here, &bus, loops, &mut next_loop, disk);
+            for flag in ["read_only", "shareable", "transient"] {
+                if disk.get(flag) == Some(&Value::Bool(false)) {
+                    disk.remove(flag);
+                }
+            }
             disk.entry("cache").or_insert("writeback".into());
             disk.entry("device").or_insert(device.into());
             made.push((bus, here));

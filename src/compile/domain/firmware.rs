@@ -35,6 +35,9 @@ impl Cx<'_> {
             .to_owned();
         let path = self.text("firmware.path").is_some();
         // UEFI describes the machine by ACPI and nothing else.
+        if self.text("firmware.format") == Some("raw") {
+            self.map("firmware").remove("format");
+        }
         let without_acpi = self.get("features.acpi") == Some(&Value::Bool(false));
         let kind = match kind.as_str() {
             "auto" if without_acpi && !path && !encrypted => "bios".to_owned(),

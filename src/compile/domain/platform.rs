@@ -87,6 +87,11 @@ impl Cx<'_> {
                 );
             }
         }
+        for flag in ["locked", "nosharepages", "discard"] {
+            if !self.flag(&format!("memory.{flag}")) {
+                self.map("memory").remove(flag);
+            }
+        }
         if self.text("memory.hugepages") == Some("none") {
             self.map("memory").remove("hugepages");
         }
@@ -167,6 +172,9 @@ impl Cx<'_> {
         }
         for feature in ["acpi", "apic"] {
             self.default("features", feature, true);
+        }
+        if !self.flag("features.pae") {
+            self.map("features").remove("pae");
         }
     }
 

@@ -103,7 +103,7 @@ pub(super) const DISK: &[Key] = &[
         "devices/disk/blockio/@logical_block_size",
     ),
     key("bus", Kind::Word(BUSES), "virtio", "virtio", "What the disk is connected to.").aka(&["disk_bus"]).ends("virtio device 2", "devices/disk/target/@bus"),
-    key("target", Kind::Name { max: 16 }, "", "vda", "Its name in the XML; the guest need not use it.").aka(&["disk_target"])
+    key("target", Kind::Name { max: 16 }, "", "vdb", "Its name in the XML; the guest need not use it.").aka(&["disk_target"])
         .why("by default the next free one of its bus").ends("", "devices/disk/target/@dev"),
     key("type", Kind::Word(IMAGE_TYPES), "", "block", "What the image is on the host.")
         .why("by default what is found at its path").ends("", "devices/disk/@type"),
@@ -112,7 +112,7 @@ pub(super) const DISK: &[Key] = &[
         .why("by default io_uring where there is one").ends("", "devices/disk/driver/@io"),
     key("detect_zeroes", Kind::Word(ZEROES), "", "off", "What becomes of blocks of zeros that the guest writes.")
         .ends("", "devices/disk/driver/@detect_zeroes").not_here("The monitor of this build writes zeros as they come").but(&["off"]),
-    key("iothread", Kind::Count { min: 1, max: 64 }, "", "1", "The I/O loop that serves it, from 1.")
+    key("iothread", Kind::Count { min: 1, max: 64 }, "", "2", "The I/O loop that serves it, from 1.")
         .why("by default in turns over `iothreads`").ends("", "devices/disk/driver/@iothread").not_here(ONE_LOOP).but(&["*"]),
     key("queues", Kind::Count { min: 1, max: 256 }, "", "2", "Queues.").ends("VIRTIO_BLK_F_MQ", "devices/disk/driver/@queues").not_here(ONE_QUEUE),
     key("shareable", Kind::Bool, "", "true", "Other machines write it too.").ends("", "devices/disk/shareable").not_here("The monitor of this build shares only disks that are read_only").but(&["false"]),
@@ -136,11 +136,11 @@ pub(super) const DISK: &[Key] = &[
 
 #[rustfmt::skip]
 pub(super) const STORAGE: &[Key] = &[
-    key("dir", Kind::Path, "", "/var/lib/libvirt/images", "Where the images of machines are that name none.")
+    key("dir", Kind::Path, "", "/srv/images", "Where the images of machines are that name none.")
         .aka(&["path", "diskpath"]).why("by default /var/lib/libvirt/images"),
     key("format", Kind::Word(DISK_FORMATS), "", "qcow2", "disks[].format, where a disk does not say."),
     key("bus", Kind::Word(BUSES), "", "virtio", "disks[].bus, where a disk does not say.").aka(&["disk_bus"]),
-    key("target", Kind::Name { max: 16 }, "", "vda", "disks[].target of the first disk, where it does not say.").aka(&["disk_target"]),
+    key("target", Kind::Name { max: 16 }, "", "vdb", "disks[].target of the first disk, where it does not say.").aka(&["disk_target"]),
     key("cache", Kind::Word(CACHES), "", "none", "disks[].cache, where a disk does not say.").aka(&["disk_cache"]),
     key("io", Kind::Word(IO_MODES), "", "io_uring", "disks[].io, where a disk does not say."),
     key("discard", Kind::Word(DISCARDS), "", "unmap", "disks[].discard, where a disk does not say."),

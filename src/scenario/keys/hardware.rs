@@ -23,7 +23,7 @@ const IOMMU: &str = "DMA of this device goes through the guest's IOMMU or bounce
 #[rustfmt::skip]
 pub(super) const NET: &[Key] = &[
     key("type", Kind::Word(NET_TYPES), "network", "user", "What the guest's card is connected to.").ends("", "devices/interface/@type").not_here(NO_NET),
-    key("source", Kind::Name { max: 64 }, "", "default", "The libvirt network, the bridge, or the host's interface.")
+    key("source", Kind::Name { max: 64 }, "", "lan", "The libvirt network, the bridge, or the host's interface.")
         .aka(&["network", "bridge"]).why("by default the network `default`").ends("", "devices/interface/source").not_here(NO_NET),
     key("model", Kind::Word(NET_MODELS), "virtio", "e1000", "The card.").ends("", "devices/interface/model/@type").not_here(NO_NET).but(&["none"]),
     key("mac", Kind::Name { max: 17 }, "", "52:54:00:8b:99:de", "Its hardware address.")
@@ -62,14 +62,14 @@ pub(super) const TPM: &[Key] = &[
     key("type", Kind::Word(TPM_TYPES), "emulator", "emulator", "What stands behind it.")
         .why("emulator: a machine must not take the host's own TPM without being told").ends("", "devices/tpm/backend/@type").not_here(NO_TPM),
     key("version", Kind::Word(TPM_VERSIONS), "2.0", "2.0", "Version of the emulated TPM.").ends("", "devices/tpm/backend/@version").not_here(NO_TPM),
-    key("path", Kind::Path, "", "/dev/tpm0", "The host's TPM, for passthrough.").ends("", "devices/tpm/backend/device/@path").not_here(NO_TPM),
+    key("path", Kind::Path, "", "/dev/tpm1", "The host's TPM, for passthrough.").ends("", "devices/tpm/backend/device/@path").not_here(NO_TPM),
 ];
 
 #[rustfmt::skip]
 pub(super) const RNG: &[Key] = &[
     key("enabled", Kind::Bool, "false", "true", "A virtio-rng device that hands out the host's random bytes.")
         .why("off: only what a scenario declares exists; x86 guests have RDRAND").ends("virtio device 4", "devices/rng"),
-    key("source", Kind::Path, "", "/dev/urandom", "Where libvirt takes them from.")
+    key("source", Kind::Path, "", "/dev/hwrng", "Where libvirt takes them from.")
         .why("by default /dev/urandom; the monitor of this program calls getrandom(2), which is the same source").ends("", "devices/rng/backend"),
     key("rate_bytes", Kind::Count { min: 1, max: ANY }, "", "1024", "Bytes that the guest may have in each period.")
         .ends("", "devices/rng/rate/@bytes").not_here("The rng of this build's monitor has no rate limit"),
@@ -102,7 +102,7 @@ pub(super) const VIDEO: &[Key] = &[
 #[rustfmt::skip]
 pub(super) const GRAPHICS: &[Key] = &[
     key("type", Kind::Word(GRAPHICS_TYPES), "", "vnc", "Protocol of the screen.").ends("", "devices/graphics/@type").not_here(NO_SCREEN).but(&["none"]),
-    key("listen", Kind::Name { max: 64 }, "", "127.0.0.1", "Address to listen at.").why("by default 127.0.0.1: a screen without password is for this host only")
+    key("listen", Kind::Name { max: 64 }, "", "::1", "Address to listen at.").why("by default 127.0.0.1: a screen without password is for this host only")
         .ends("", "devices/graphics/listen/@address").not_here(NO_SCREEN),
     key("port", Kind::Count { min: 5900, max: 65_535 }, "", "5901", "TCP port.").why("by default the next free one from 5900").ends("", "devices/graphics/@port").not_here(NO_SCREEN),
     key("keymap", Kind::Name { max: 16 }, "", "en-us", "Keyboard layout to translate from.").why("by default none: viewers send scan codes").ends("", "devices/graphics/@keymap").not_here(NO_SCREEN),

@@ -99,7 +99,7 @@ pub(super) const CPU: &[Key] = &[
         .ends("sched_setaffinity(2)", "cputune/vcpupin").not_here(NO_PIN),
     key("emulator_cpus", Kind::Text, "", "0-1", "Host CPUs for all other threads.").ends("sched_setaffinity(2)", "cputune/emulatorpin/@cpuset").not_here(NO_PIN),
     key("scheduler", Kind::Word(SCHEDULERS), "", "fifo", "How the host schedules vCPUs.").ends("sched_setscheduler(2)", "cputune/vcpusched/@scheduler").not_here(NO_PIN),
-    key("priority", Kind::Count { min: 1, max: 99 }, "", "1", "Their real-time priority.").ends("sched_setscheduler(2)", "cputune/vcpusched/@priority").not_here(NO_PIN),
+    key("priority", Kind::Count { min: 1, max: 99 }, "", "2", "Their real-time priority.").ends("sched_setscheduler(2)", "cputune/vcpusched/@priority").not_here(NO_PIN),
 ];
 
 #[rustfmt::skip]

@@ -91,7 +91,7 @@ pub(super) const FEATURES: &[Key] = &[
 pub(super) const SECURITY: &[Key] = &[
     key("type", Kind::Word(SECURITIES), "none", "sev", "How the guest's memory is protected from the host.")
         .ends("KVM_MEMORY_ENCRYPT_OP", "launchSecurity/@type").not_here(NO_SECURITY).but(&["none"]),
-    key("policy", Kind::Count { min: 0, max: u64::MAX }, "", "0x0033", "What the owner permits, as the SEV firmware's bits.")
+    key("policy", Kind::Count { min: 0, max: u64::MAX }, "", "0x0003", "What the owner permits, as the SEV firmware's bits.")
         .why("by default NODBG, NOKS, DOMAIN, SEV: 0x33, with ES 0x37; SNP: 0x30000").ends("LAUNCH_START.policy", "launchSecurity/policy").not_here(NO_SECURITY),
     key("cbitpos", Kind::Count { min: 0, max: 63 }, "", "51", "Bit of a page table entry that says encrypted.")
         .why("by default as the host's CPUID says").ends("CPUID 0x8000001F EBX[5:0]", "launchSecurity/cbitpos").not_here(NO_SECURITY),
@@ -135,6 +135,6 @@ pub(super) const PATCH: &[Key] = &[
 
 #[rustfmt::skip]
 pub(super) const PINS: &[Key] = &[
-    key("vcpu", Kind::Count { min: 0, max: ANY }, "", "0", "The vCPU.").ends("", "cputune/vcpupin/@vcpu"),
+    key("vcpu", Kind::Count { min: 0, max: ANY }, "", "1", "The vCPU.").ends("", "cputune/vcpupin/@vcpu"),
     key("cpus", Kind::Text, "", "2-3", "Host CPUs that it may run on.").ends("sched_setaffinity(2)", "cputune/vcpupin/@cpuset"),
 ];

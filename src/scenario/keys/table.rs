@@ -263,7 +263,7 @@ pub const KEYS: &[Key] = &[
     key("arch", Kind::Word(ARCHES), "x86_64", "x86_64", "Architecture of the guest.").aka(&["architecture"]).ends("", "os/type/@arch"),
     key("machine", Kind::Name { max: 64 }, "q35", "pc-q35-7.2", "QEMU's machine type.")
         .why("q35: the newest that the chosen emulator has; a version only where machines migrate").ends("", "os/type/@machine").not_here("The machine of this build's monitor is its own, not one of QEMU's").but(&["q35"]),
-    key("emulator", Kind::Path, "", "/usr/bin/qemu-system-x86_64", "The emulator that libvirt starts.")
+    key("emulator", Kind::Path, "", "/opt/qemu/bin/qemu-system-x86_64", "The emulator that libvirt starts.")
         .why("by default /usr/bin/qemu-system-ARCH").ends("", "devices/emulator"),
     key("iommu", Kind::Word(AUTO_SWITCH), "auto", "on", "DMA of virtio devices goes through the guest's IOMMU or bounce buffers.")
         .why("auto: on where memory is encrypted, since the host cannot read the guest's buffers otherwise")

@@ -420,7 +420,6 @@ pub(super) const WATCHDOGS: &[Word] = &[
     word("i6300esb", "Intel 6300ESB, a PCI device"),
     word("itco", "that of the ICH9 chipset"),
     word("ib700", "iBASE 700, an ISA device"),
-    word("diag288", "IBM Z"),
 ];
 pub(super) const WATCHDOG_ACTIONS: &[Word] = &[
     word("reset", "the machine starts again"),
@@ -453,7 +452,6 @@ pub(super) const VIDEOS: &[Word] = &[
     word("vga", "standard VGA"),
     word("bochs", "Bochs display"),
     word("cirrus", "Cirrus Logic"),
-    word("ramfb", "a frame buffer in RAM"),
     word("none", "no graphics card"),
 ];
 pub(super) const GRAPHICS_TYPES: &[Word] = &[

@@ -10,7 +10,7 @@ use super::element::Element;
 use super::import::Import;
 use super::rows;
 use super::table::{
-    Form, Row, members, peek, peek_text, put, read, row, slot, take, take_if, write,
+    Form, Row, members, peek, peek_text, put, read, row, slot, take, take_if, whole, write,
 };
 
 const USER_SOURCE: &[Row] = &[];
@@ -69,6 +69,10 @@ pub(super) fn read_nets(devices: &mut Element, import: &mut Import) {
             &rows::NET_END[1..]
         };
         read(element, rows, &mut net);
+        if peek(&net, "model").is_none() && element.child("model").is_none() && import.on_pc() {
+            let text = "an interface without a model is an rtl8139 in libvirt, and none here";
+            import.note(element.place, text.into(), "Name one: `model: virtio`");
+        }
         nets.push(net);
     }
     if !nets.is_empty() {
@@ -171,15 +175,17 @@ pub(super) fn write_tpm(rest: &mut Value, devices: &mut Element) {
         return;
     }
     let Some(tpm) = slot(rest, "tpm") else { return };
-    let host = peek_text(tpm, "type") == Some("passthrough");
-    let mut element = Element::new("tpm");
-    write(tpm, rows::TPM, &mut element);
-    if host {
-        write(tpm, rows::TPM_PATH, &mut element);
-    }
-    if !element.children.is_empty() {
-        devices.push(element);
-    }
+    let made = whole(tpm, |tpm| {
+        let host = peek_text(tpm, "type") == Some("passthrough");
+        let mut element = Element::new("tpm");
+        write(tpm, rows::TPM, &mut element);
+        if host {
+            write(tpm, rows::TPM_PATH, &mut element);
+        }
+        let backend = element.child("backend")?;
+        backend.get("type").is_some().then_some(element)
+    });
+    devices.children.extend(made);
 }
 
 /// A device that there is none of: nothing about it needs to be said.
@@ -203,31 +209,33 @@ pub(super) fn write_graphics(rest: &mut Value, devices: &mut Element) {
             one.take();
             continue;
         }
-        let remote = matches!(peek_text(one, "type"), Some("vnc" | "spice"));
-        let mut element = Element::new("graphics");
-        let rows = if remote {
-            rows::GRAPHICS
-        } else {
-            &rows::GRAPHICS[..1]
-        };
-        write(one, rows, &mut element);
-        if element.get("port").is_some() {
-            element.set("autoport", "no");
-        }
-        if remote {
-            write(one, rows::KEYMAP, &mut element);
-            for (row, kind) in [(ADDRESS, "address"), (SOCKET, "socket")] {
-                let mut listen = Element::new("listen").with("type", kind);
-                write(one, row, &mut listen);
-                if listen.attributes.len() > 1 {
-                    element.push(listen);
-                }
+        devices.children.extend(whole(one, write_display));
+    }
+}
+
+fn write_display(one: &mut Value) -> Option<Element> {
+    let remote = matches!(peek_text(one, "type"), Some("vnc" | "spice"));
+    let mut element = Element::new("graphics");
+    let rows = if remote {
+        rows::GRAPHICS
+    } else {
+        &rows::GRAPHICS[..1]
+    };
+    write(one, rows, &mut element);
+    if element.get("port").is_some() {
+        element.set("autoport", "no");
+    }
+    if remote {
+        write(one, rows::KEYMAP, &mut element);
+        for (row, kind) in [(ADDRESS, "address"), (SOCKET, "socket")] {
+            let mut listen = Element::new("listen").with("type", kind);
+            write(one, row, &mut listen);
+            if listen.attributes.len() > 1 {
+                element.push(listen);
             }
         }
-        if element.get("type").is_some() {
-            devices.push(element);
-        }
     }
+    element.get("type").is_some().then_some(element)
 }
 
 const ADDRESS: &[Row] = &[row("listen", "@address", Form::Text)];
@@ -283,14 +291,13 @@ pub(super) fn read_graphics(devices: &mut Element, import: &mut Import) {
 
 pub(super) fn write_video(rest: &mut Value, devices: &mut Element) {
     for one in members(rest, "video").iter_mut().filter(|v| v.is_object()) {
-        let mut element = Element::new("video");
-        write(one, rows::VIDEO, &mut element);
-        if element
-            .child("model")
-            .is_some_and(|m| m.get("type").is_some())
-        {
-            devices.push(element);
-        }
+        let made = whole(one, |one| {
+            let mut element = Element::new("video");
+            write(one, rows::VIDEO, &mut element);
+            let model = element.child("model")?;
+            model.get("type").is_some().then_some(element)
+        });
+        devices.children.extend(made);
     }
 }
 
@@ -314,16 +321,11 @@ pub(super) fn write_single(rest: &mut Value, key: &str, rows: &[Row], devices: &
         return;
     }
     let Some(value) = slot(rest, key) else { return };
-    let Some(model) = peek(value, "model").cloned() else {
-        return;
-    };
-    let mut element = Element::new(key);
-    write(value, rows, &mut element);
-    if element.get("model").is_some() {
-        devices.push(element);
-    } else {
-        put(value, "model", model);
-    }
+    devices.children.extend(whole(value, |value| {
+        let mut element = Element::new(key);
+        write(value, rows, &mut element);
+        element.get("model").is_some().then_some(element)
+    }));
 }
 
 pub(super) fn read_single(devices: &mut Element, key: &str, rows: &[Row], into: &mut Value) {
@@ -342,20 +344,24 @@ pub(super) fn read_tpm(devices: &mut Element, into: &mut Value) {
         read(element, rows::TPM, &mut one);
         read(element, rows::TPM_PATH, &mut one);
         if peek(&one, "type").is_some() {
+            if element.get("model").is_none() {
+                // libvirt's default (virDomainTPMDefPostParse).
+                put(&mut one, "model", "tpm-tis".into());
+            }
             put(into, "tpm", one);
         }
     }
 }
 
 pub(super) fn write_balloon(rest: &mut Value, devices: &mut Element) {
-    let Some(balloon) = slot(rest, "balloon").filter(|b| peek(b, "model").is_some()) else {
+    let Some(balloon) = slot(rest, "balloon") else {
         return;
     };
-    let mut element = Element::new("memballoon");
-    write(balloon, rows::BALLOON, &mut element);
-    if element.get("model").is_some() {
-        devices.push(element);
-    }
+    devices.children.extend(whole(balloon, |balloon| {
+        let mut element = Element::new("memballoon");
+        write(balloon, rows::BALLOON, &mut element);
+        element.get("model").is_some().then_some(element)
+    }));
 }
 
 pub(super) fn read_balloon(devices: &mut Element, into: &mut Value) {

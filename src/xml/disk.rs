@@ -24,7 +24,7 @@ const CONTROLLER: &[Row] = &[
 pub(super) fn write_disks(rest: &mut Value, devices: &mut Element, wide: Wide) {
     let mut controller = None;
     for disk in members(rest, "disks").iter_mut().filter(|d| d.is_object()) {
-        if peek_text(disk, "bus") == Some("scsi") {
+        if bus_of_disk(disk) == Some("scsi") {
             let shared = controller.get_or_insert_with(|| json!({}));
             for key in SHARED {
                 let value = peek(disk, key).cloned();
@@ -74,7 +74,7 @@ fn write_disk(disk: &mut Value, wide: Wide) -> Element {
     }
     element.set("type", if block { "block" } else { "file" });
     write(disk, rows::DISK, &mut element);
-    let virtio = matches!(peek_text(disk, "bus"), None | Some("virtio"));
+    let virtio = matches!(bus_of_disk(disk), None | Some("virtio"));
     if virtio {
         write(disk, rows::VIRTIO_DRIVER, &mut element);
         if wide.modern_only {
@@ -112,7 +112,7 @@ const SECRET: &[Row] = &[row("secret", "secret/@uuid", Form::Text)];
 
 pub(super) fn read_disks(devices: &mut Element, import: &mut Import, wide: Wide) {
     let controllers = read_controllers(devices, import, wide);
-    let mut disks = Vec::new();
+    let (mut disks, mut warned) = (Vec::new(), false);
     for element in devices.children.iter_mut().filter(|c| c.name == "disk") {
         let block = match element.get("type") {
             None | Some("file") => false,
@@ -124,6 +124,10 @@ pub(super) fn read_disks(devices: &mut Element, import: &mut Import, wide: Wide)
         let mut disk = json!({"type": if block { "block" } else { "file" }});
         read_disk(element, block, wide, &mut disk);
         if peek_text(&disk, "bus") == Some("scsi") {
+            if controllers.is_empty() && !warned && import.on_pc() {
+                import.note(element.place, LSILOGIC.into(), LSILOGIC_HELP);
+                warned = true;
+            }
             let index = element
                 .child("address")
                 .filter(|a| a.get("type") == Some("drive"))
@@ -183,6 +187,10 @@ fn read_disk(element: &mut Element, block: bool, wide: Wide, disk: &mut Value) {
     }
 }
 
+/// What libvirt adds for SCSI disks on a PC when nobody names a model.
+const LSILOGIC: &str = "libvirt takes an lsilogic controller here; `bus: scsi` is virtio-scsi";
+const LSILOGIC_HELP: &str = "A guest of Linux 2.6.24 or later has both drivers";
+
 const FILE: &[Row] = &[row("path", "@file", Form::Text)];
 const DEV: &[Row] = &[row("path", "@dev", Form::Text)];
 
@@ -199,6 +207,10 @@ fn read_encryption(source: &mut Element, disk: &mut Value) {
             read(encryption, SECRET, disk);
         }
     }
+}
+
+fn bus_of_disk(disk: &Value) -> Option<&str> {
+    peek_text(disk, "bus").or_else(|| peek_text(disk, "target").and_then(bus_of))
 }
 
 /// The bus that libvirt concludes from the name of a disk.
@@ -251,6 +263,9 @@ fn read_controllers(
                         element.see(name);
                     }
                     read(element, CONTROLLER, &mut options);
+                    if element.get("model").is_none() && import.on_pc() {
+                        import.note(element.place, LSILOGIC.into(), LSILOGIC_HELP);
+                    }
                     scsi.push((index, options));
                 }
             }
@@ -258,6 +273,15 @@ fn read_controllers(
                 element.see("type");
                 element.see("index");
                 read(element, rows::USB, &mut import.out);
+                if element.get("model").is_none() {
+                    let text =
+                        "a USB controller without a model is what libvirt chooses for the machine";
+                    import.note(
+                        element.place,
+                        text.into(),
+                        "Name one: `usb: {model: qemu-xhci}`",
+                    );
+                }
                 usb = true;
             }
             _ => {}

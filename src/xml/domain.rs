@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::element::{Element, legal};
 use super::table::{peek_text, take, take_text, write};
-use super::{chardev, devices, disk, machine, rows};
+use super::{chardev, devices, disk, machine, metadata, os, rows};
 use crate::domain::Domain;
 
 /// What decides over every virtio device at once.
@@ -31,7 +31,7 @@ impl Wide {
     }
 }
 
-/// The tree of a domain, and the keys that XML cannot say.
+/// The tree of a domain before any patch, and the keys that XML cannot say.
 pub fn tree(domain: &Domain) -> (Element, Vec<String>) {
     let mut rest = domain.0.clone();
     // Patches are of the document, not in it.
@@ -54,14 +54,14 @@ fn write_domain(rest: &mut Value) -> Element {
         take(rest, "iommu");
     }
     write(rest, rows::HEAD, root);
-    machine::write_metadata(rest, root);
+    metadata::write_metadata(rest, root);
     write(rest, rows::MEMORY, root);
     machine::write_pages(rest, root);
     if let Some(vcpu) = root.child_mut("vcpu") {
         vcpu.set("placement", "static");
     }
     machine::write_tuning(rest, root);
-    machine::write_os(rest, root);
+    os::write_os(rest, root);
     write(rest, rows::FEATURES, root);
     machine::write_cpu(rest, root);
     write(rest, rows::CLOCK, root);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::domain::Wide;
-use super::element::{Element, Place};
+use super::element::{Attribute, Element, Place};
 use super::parse::parse;
 use super::table::{peek, peek_text, put, read};
-use super::{chardev, devices, disk, machine, rows};
+use super::{chardev, devices, disk, machine, metadata, os, rows};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
 
 /// What an XML document says in our language.
@@ -43,7 +43,7 @@ pub(super) struct Import {
 /// The text is not well-formed, or not a domain.
 pub fn import(name: &str, text: &str) -> Result<Imported, Diagnostics> {
     let mut sources = Sources::default();
-    let source = sources.add_file(name, text.into());
+    let source = sources.add_file(name, veiled(text).into());
     let fail = |sources, diagnostic| Err(Diagnostics::new(vec![diagnostic], Arc::new(sources)));
     let mut root = match parse(text) {
         Ok(root) => root,
@@ -94,12 +94,12 @@ impl Import {
         );
         let out = &mut self.out;
         read(root, rows::HEAD, out);
-        machine::read_metadata(root, out);
+        metadata::read_metadata(root, out);
         read(root, rows::MEMORY, out);
         machine::read_pages(root, self);
         let out = &mut self.out;
         machine::read_tuning(root, out);
-        machine::read_os(root, out);
+        os::read_os(root, out);
         read(root, rows::FEATURES, out);
         if peek(out, "features.acpi").is_none() {
             // libvirt switches ACPI off where <acpi/> is missing.
@@ -120,7 +120,7 @@ impl Import {
         if let Some(emulator) = devices.child_mut("emulator") {
             emulator.seen = true;
             emulator.text_seen = true;
-            put(&mut self.out, "emulator", emulator.text.trim().into());
+            put(&mut self.out, "emulator", emulator.text.as_str().into());
         }
         disk::read_disks(devices, self, wide);
         devices::read_shares(devices, self, wide);
@@ -199,6 +199,11 @@ impl Import {
         self.placed.push(element.place);
     }
 
+    /// Whether libvirt's choices for a PC hold.
+    pub(super) fn on_pc(&self) -> bool {
+        matches!(peek_text(&self.out, "arch"), None | Some("x86_64" | "i686"))
+    }
+
     /// Remembers that a device without a key of its own is behind the IOMMU.
     pub(super) fn wide_iommu(&mut self, options: &Value) {
         if peek(options, "iommu") == Some(&Value::Bool(true)) {
@@ -222,29 +227,16 @@ impl Import {
     /// One note for everything that nobody read; of an element that nobody touched, one for all of it.
     fn leftovers(&mut self, element: &Element) {
         if !element.touched() {
-            let secret = element.attributes.iter().any(|a| is_secret(&a.name));
             let message = format!("<{}> has no equivalent in a scenario", shape(element));
-            let place = if secret { NOWHERE } else { element.place };
-            self.note(place, message, "");
+            self.note(element.place, message, "");
             return;
         }
         for a in element.attributes.iter().filter(|a| !a.seen) {
-            if a.name == "xmlns" || a.name.starts_with("xmlns:") {
-                continue;
+            if a.name != "xmlns" && !a.name.starts_with("xmlns:") {
+                let (said, name) = (spelled(a), &element.name);
+                let message = format!("`{said}` of <{name}> has no equivalent in a scenario");
+                self.note(a.place, message, "");
             }
-            if is_secret(&a.name) {
-                let message = format!(
-                    "`{}` of <{}> has no equivalent in a scenario",
-                    a.name, element.name
-                );
-                self.note(NOWHERE, message, "");
-                continue;
-            }
-            let message = format!(
-                "`{}='{}'` of <{}> has no equivalent in a scenario",
-                a.name, a.value, element.name
-            );
-            self.note(a.place, message, "");
         }
         if !element.text_seen && !element.text.trim().is_empty() {
             let message = format!(
@@ -282,23 +274,55 @@ impl Import {
     }
 }
 
-/// The line of a password is not shown.
-const NOWHERE: Place = Place {
-    start: usize::MAX,
-    end: usize::MAX,
-};
+/// The attribute that holds the password of a display.
+const SECRET: &str = "passwd";
 
-fn is_secret(name: &str) -> bool {
-    name == "passwd"
+/// The text for showing: passwords are stars, so that no message prints one. Every other byte stays in its place.
+fn veiled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(SECRET) {
+        let (before, from) = rest.split_at(at + SECRET.len());
+        out.push_str(before);
+        rest = from;
+        let value = from.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '=');
+        let Some(quote @ ('\'' | '"')) = value.chars().next() else {
+            continue;
+        };
+        let start = from.len() - value.len() + 1;
+        let length = value[1..].find(quote).unwrap_or(value.len() - 1);
+        out.push_str(&from[..start]);
+        out.extend(std::iter::repeat_n('*', length));
+        rest = &from[start + length..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn spelled(a: &Attribute) -> String {
+    if a.name == SECRET {
+        return a.name.clone();
+    }
+    format!("{}='{}'", a.name, head(&a.value, MAX_SHOWN))
+}
+
+/// Longest value in a message.
+const MAX_SHOWN: usize = 60;
+
+fn head(text: &str, most: usize) -> String {
+    let mut out: String = text.chars().take(most).collect();
+    if out.len() < text.len() {
+        out.push('…');
+    }
+    out
 }
 
 /// An element as its start tag shows it, shortened.
 fn shape(element: &Element) -> String {
-    let mut out = element.name.clone();
+    let mut out = head(&element.name, MAX_SHOWN);
     for a in element.attributes.iter().take(3) {
-        if !is_secret(&a.name) {
-            out.push_str(&format!(" {}='{}'", a.name, a.value));
-        }
+        out.push(' ');
+        out.push_str(&spelled(a));
     }
     out
 }

@@ -18,31 +18,63 @@ mod domain;
 pub mod element;
 mod import;
 mod machine;
+mod metadata;
+pub mod network;
+mod os;
 pub mod parse;
+pub mod patch;
+pub mod pool;
 mod rows;
 mod table;
+
+use serde_json::Value;
 
 use crate::domain::Domain;
 
 pub use domain::{tree, unspeakable};
 pub use element::Element;
 pub use import::{Imported, import};
+pub use patch::{Change, Changed, PatchError};
 
 /// A domain as XML.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exported {
     /// The document.
     pub text: String,
-    /// Keys of the domain that XML cannot say, such as `disks[0].size`.
+    /// Keys of the domain that XML cannot say, such as `disks[0].size`; `xml[0]` is a patch that was refused.
     pub unsaid: Vec<String>,
+    /// What the patches of the domain's `xml` changed, in order.
+    pub changed: Vec<Changed>,
+    /// The patches that could not be applied, by their index.
+    pub refused: Vec<(usize, PatchError)>,
 }
 
-/// Writes a domain as XML.
+/// Writes a domain as XML, with the patches of its `xml` applied.
 pub fn export(domain: &Domain) -> Exported {
-    let (root, unsaid) = tree(domain);
+    let (mut root, mut unsaid) = tree(domain);
+    let (mut changed, mut refused) = (Vec::new(), Vec::new());
+    for (index, one) in domain.list("xml").iter().enumerate() {
+        let text = |key| one.get(key).and_then(Value::as_str);
+        let delete = one.get("delete") == Some(&Value::Bool(true));
+        let change = match (text("value"), delete) {
+            (Some(value), false) => Ok(Change::Set(value.to_owned())),
+            (None, true) => Ok(Change::Delete),
+            _ => Err(PatchError::Unclear),
+        };
+        let path = text("path").unwrap_or_default();
+        match change.and_then(|change| patch::apply(&mut root, path, change)) {
+            Ok(done) => changed.extend(done),
+            Err(error) => {
+                unsaid.push(format!("xml[{index}]"));
+                refused.push((index, error));
+            }
+        }
+    }
     Exported {
         text: root.write(),
         unsaid,
+        changed,
+        refused,
     }
 }
 

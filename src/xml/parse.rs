@@ -11,6 +11,8 @@ use super::element::{Attribute, Element, Place, legal_char};
 pub const MAX_BYTES: usize = 1 << 20;
 /// Deepest nesting; libvirt's own documents stay below 10.
 const MAX_DEPTH: usize = 64;
+/// Most attributes of one element; the parser compares each with every other.
+const MAX_ATTRIBUTES: usize = 128;
 
 /// What is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +190,10 @@ impl<'a> Parser<'a> {
                 wrong
             })?;
             let name = attribute.key.into_inner();
+            if element.attributes.len() >= MAX_ATTRIBUTES {
+                let message = format!("An element has more than {MAX_ATTRIBUTES} attributes");
+                return Err(wrong(start, message));
+            }
             // Both are slices of the text, so their addresses tell where.
             let at = self.position(name).unwrap_or(start);
             let value_at = self.position(&attribute.value).unwrap_or(at);

@@ -73,13 +73,13 @@ pub(super) fn slot<'a>(from: &'a mut Value, key: &str) -> Option<&'a mut Value> 
         .try_fold(from, |value, name| value.get_mut(name))
 }
 
-/// Takes a text that XML can carry; any other stays behind, unsaid.
+/// Takes a text that XML can carry; any other stays behind, unsaid. An empty one is as good as none.
 pub(super) fn take_text(from: &mut Value, key: &str) -> Option<String> {
     if !legal(peek_text(from, key)?) {
         return None;
     }
     match take(from, key) {
-        Some(Value::String(text)) => Some(text),
+        Some(Value::String(text)) => Some(text).filter(|t| !t.is_empty()),
         _ => None,
     }
 }
@@ -98,6 +98,19 @@ pub(super) fn members<'a>(from: &'a mut Value, key: &str) -> &'a mut [Value] {
     slot(from, key)
         .and_then(Value::as_array_mut)
         .map_or(&mut [], Vec::as_mut_slice)
+}
+
+/// Makes an element of an object; when it comes to nothing, nothing of the object was said.
+pub(super) fn whole(
+    from: &mut Value,
+    make: impl FnOnce(&mut Value) -> Option<Element>,
+) -> Option<Element> {
+    let before = from.clone();
+    let made = make(from);
+    if made.is_none() {
+        *from = before;
+    }
+    made
 }
 
 /// Stores a value at a dotted path.
@@ -122,7 +135,10 @@ pub(super) fn write(from: &mut Value, rows: &[Row], element: &mut Element) {
         let Some(value) = peek(from, row.key) else {
             continue;
         };
+        // An empty element says as much as none.
+        let empty = value.as_str() == Some("") && split(row.at).1.is_none();
         match spell(row.form, value) {
+            Some(_) if empty => {}
             Some(Spelled::Nothing) => {}
             Some(Spelled::Text(text)) => place(element, row.at, row.form, text),
             None => continue,
@@ -206,11 +222,12 @@ fn read_row(element: &mut Element, row: &Row, into: &mut Value) -> Option<()> {
             },
             (Form::Size, _) => bytes(&target.text, target.get("unit"))?.into(),
             (form, Some(name)) => understand(form, target.get(name)?)?,
+            (Form::Text, None) if target.text.is_empty() => Value::Null,
             (form, None) => understand(form, &target.text)?,
         }
     };
     mark(element, path, row.form, attribute);
-    if !row.key.is_empty() {
+    if !row.key.is_empty() && !value.is_null() {
         put(into, row.key, value);
     }
     Some(())

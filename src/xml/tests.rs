@@ -123,3 +123,10 @@ fn an_exported_document_is_a_fixed_point() {
     assert_eq!(second.text, first.text);
     assert!(second.unsaid.is_empty(), "{:?}", second.unsaid);
 }
+
+mod attacks;
+mod host;
+mod notes;
+mod patches;
+mod random;
+mod sev;

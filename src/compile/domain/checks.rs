@@ -136,14 +136,12 @@ impl Cx<'_> {
         for event in ["on_poweroff", "on_reboot", "on_crash"] {
             let path = format!("events.{event}");
             let word = self.text(&path).unwrap_or_default().to_owned();
-            let refused = match (event, word.as_str()) {
-                (_, "rename-restart") => true,
-                (
-                    "on_poweroff" | "on_reboot",
-                    "preserve" | "coredump-destroy" | "coredump-restart",
-                ) => true,
-                _ => false,
-            };
+            let refused = word == "rename-restart"
+                || event != "on_crash"
+                    && matches!(
+                        word.as_str(),
+                        "preserve" | "coredump-destroy" | "coredump-restart"
+                    );
             if refused {
                 self.error(
                     "E-EVENT",

@@ -188,9 +188,7 @@ impl Cx<'_> {
         // Only what is declared exists; libvirt would add one otherwise.
         self.default("balloon", "model", "none");
         self.screens();
-        for (device, nothing) in [("input", "none")] {
-            self.map(device).retain(|_, v| v.as_str() != Some(nothing));
-        }
+        self.map("input").retain(|_, v| v.as_str() != Some("none"));
         let usb = self.needs_usb();
         match (self.text("usb.model"), usb) {
             (Some("none"), Some(path)) => {
@@ -412,7 +410,7 @@ impl Cx<'_> {
                 "Keep one of the two",
             ),
             (false, false) => drop(self.root.remove("vsock")),
-            _ => drop(self.map("vsock").retain(|_, v| *v != Value::Bool(false))),
+            _ => self.map("vsock").retain(|_, v| *v != Value::Bool(false)),
         }
     }
 

@@ -100,7 +100,7 @@ impl Cx<'_> {
             Some(_) => 2 << 20,
             None => 1,
         };
-        if around.memory % page != 0 {
+        if !around.memory.is_multiple_of(page) {
             let message = format!(
                 "{} of memory is not a multiple of its pages of {}",
                 size_text(around.memory),
@@ -309,16 +309,13 @@ impl Cx<'_> {
             );
             d.help = Some("Say `cpu: {mode: host-passthrough}`: family, model and stepping are then those of the host".into());
         }
-        for event in ["on_reboot"] {
-            let path = format!("events.{event}");
-            if policy & SEV_ES != 0 && self.text(&path) == Some("restart") {
-                self.conflict(
-                    &path,
-                    "security",
-                    "A machine with encrypted registers cannot be reset, only started anew",
-                    format!("Say `{event}: destroy`"),
-                );
-            }
+        if policy & SEV_ES != 0 && self.text("events.on_reboot") == Some("restart") {
+            self.conflict(
+                "events.on_reboot",
+                "security",
+                "A machine with encrypted registers cannot be reset, only started anew",
+                "Say `on_reboot: destroy`",
+            );
         }
     }
 

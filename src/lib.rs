@@ -144,6 +144,56 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
     compile::describe(parsed, facts)
 }
 
+/// Writes a described scenario as domain XML. `sets` are changes to make after the scenario's own (`xml`), each
+/// `PATH=VALUE`.
+///
+/// # Errors
+/// A change that cannot be made, with its place.
+pub fn export(description: &Description, sets: &[String]) -> Result<xml::Exported, Diagnostics> {
+    let parsed = description.parsed();
+    let mut sources = Sources::clone(&parsed.sources);
+    let mut wrong = Vec::new();
+    let mut domain = description.domain.clone();
+    let own = domain.list("xml").len();
+    let mut places = Vec::new();
+    for set in sets {
+        let text = format!("--xml-set {set}");
+        let source = sources.add_flag(text.as_str().into());
+        let span = Span::new(source, text.len() - set.len(), text.len());
+        let Some((path, value)) = xml::patch::assignment(set) else {
+            let d = Diagnostic::error("E-XML-SET", span, "This change has no `=`");
+            wrong.push(d.help("Write PATH=VALUE, for example devices/video/model/@heads=2"));
+            continue;
+        };
+        places.push(span);
+        if let Some(map) = domain.0.as_object_mut()
+            && let Some(list) = map
+                .entry("xml")
+                .or_insert_with(|| serde_json::json!([]))
+                .as_array_mut()
+        {
+            list.push(serde_json::json!({ "path": path, "value": value }));
+        }
+    }
+    let exported = xml::export(&domain);
+    for (index, error) in &exported.refused {
+        let span = match index.checked_sub(own) {
+            Some(set) => places.get(set).copied().unwrap_or_default(),
+            None => parsed.span_of(&format!("xml[{index}].path")),
+        };
+        wrong.push(Diagnostic::error(
+            "E-XML-SET",
+            span,
+            format!("This change of the XML cannot be made: {error}"),
+        ));
+    }
+    if wrong.is_empty() {
+        Ok(exported)
+    } else {
+        Err(Diagnostics::new(wrong, Arc::new(sources)))
+    }
+}
+
 /// Everything there is to say about a scenario. Without an error in it, [`compile()`] succeeds.
 pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
     compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)

@@ -1,6 +1,8 @@
 //! The language as a whole: every key matters or is refused, what is accepted becomes valid XML, and XML says the same
 //! as the scenario that it came from and as the machine that runs.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeSet;

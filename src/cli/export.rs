@@ -1,12 +1,17 @@
 //! `--export-xml`: a scenario as libvirt domain XML on standard output, and networks and storage pools likewise.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use vsc::compile::Description;
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::xml;
+use vsc::xml::network::{self, NetworkSpec};
+use vsc::xml::pool::{self, PoolSpec};
 
 use super::Common;
 use super::run::{Source, report};
-use crate::say;
+use crate::{run, say};
 
 /// Keys of disks that say how an image is made.
 const IMAGE_KEYS: [&str; 6] = [
@@ -40,10 +45,16 @@ pub(super) fn describe(source: Source<'_>, common: &Common) -> Option<Descriptio
 /// The XML of a description, with the scenario's own changes and those of `--xml-set`. `None`: errors were printed.
 pub(super) fn domain_xml(
     description: &Description,
-    _sets: &[String],
-    _common: &Common,
+    sets: &[String],
+    common: &Common,
 ) -> Option<xml::Exported> {
-    Some(xml::export(&description.domain))
+    match vsc::export(description, sets) {
+        Ok(exported) => Some(exported),
+        Err(messages) => {
+            report(&messages, common);
+            None
+        }
+    }
 }
 
 /// `--export-xml SCENARIO`.
@@ -70,6 +81,7 @@ pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8
         let answer = serde_json::json!({
             "xml": exported.text,
             "unsaid": exported.unsaid,
+            "changed": exported.changed,
             "domain": description.domain,
         });
         say::out(&(serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"));
@@ -77,4 +89,35 @@ pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8
         say::out(&exported.text);
     }
     0
+}
+
+/// `--export-xml network KEY=VALUE…` and `--export-xml pool KEY=VALUE…`; `None` where `kind` is a scenario.
+pub(super) fn other(kind: &Path, words: &[OsString], common: &Common) -> Option<u8> {
+    if kind.exists() {
+        return None;
+    }
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let made = match kind.to_str()? {
+        "network" => NetworkSpec::parse(&words)
+            .and_then(|spec| network::export(&spec))
+            .map_err(|e| run::chain(&e)),
+        "pool" => PoolSpec::parse(&words)
+            .and_then(|spec| pool::export(&spec))
+            .map_err(|e| run::chain(&e)),
+        _ => return None,
+    };
+    Some(match made {
+        Ok(text) if common.json => {
+            say::out(&format!("{:#}\n", serde_json::json!({ "xml": text })));
+            0
+        }
+        Ok(text) => {
+            say::out(&text);
+            0
+        }
+        Err(why) => {
+            say::err_unkept(&why);
+            crate::FAILED
+        }
+    })
 }

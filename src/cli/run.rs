@@ -38,7 +38,8 @@ pub(super) struct RunArgs {
     /// Writes how the run ended to FILE, as JSON.
     #[arg(long, value_name = "FILE")]
     result: Option<PathBuf>,
-    /// Prints libvirt domain XML of the scenario instead of running it.
+    /// Prints libvirt domain XML of the scenario instead of running it. `--export-xml network -- KEY=VALUE…` and
+    /// `--export-xml pool -- KEY=VALUE…` print that of a network or a storage pool.
     #[arg(long)]
     export_xml: bool,
     /// Sets a place of the exported XML: `devices/video/model/@heads=2`.
@@ -158,6 +159,12 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             "a run is on this host, not on a directory (--host-root); check and explain take one";
         say::err_unkept(message);
         return finish(Summary::failed(message.into()), &args, common);
+    }
+    if args.export_xml
+        && let Some(kind) = args.scenario.as_deref()
+        && let Some(code) = super::export::other(kind, &args.command, common)
+    {
+        return code;
     }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();

@@ -57,7 +57,7 @@ pub(super) fn build(
         root = map;
     }
     let storage = root.remove("storage").unwrap_or_default();
-    for key in ["preset", "feature", "xml", "store", "hosts", "on", "host"] {
+    for key in ["preset", "feature", "store", "hosts", "on", "host"] {
         root.remove(key);
     }
     let mut cx = Cx {

@@ -181,6 +181,17 @@ fn what_the_schema_refuses_the_program_refuses() {
     }
 }
 
+/// The text with no more than two blanks side by side.
+fn narrow(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if !(c == ' ' && out.ends_with("  ")) {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// What a verb answers, whole, as a golden file: standard output, then standard error.
 #[track_caller]
 fn golden(name: &str, dir: &TempDir, code: i32, args: &[&str]) {
@@ -188,9 +199,17 @@ fn golden(name: &str, dir: &TempDir, code: i32, args: &[&str]) {
         .args(args)
         .env("HOME", dir.path("home"))
         .env_remove("XDG_DATA_HOME")
+        .env_remove("VSC_KERNELS")
+        .env_remove("container")
         .current_dir(dir.path(".")));
     expect_code(&output, code);
     let got = text(&output.stdout) + &text(&output.stderr);
+    let here = dir.path("").display().to_string();
+    // How wide a column is depends on the directory's name then.
+    let got = match got.contains(&here) {
+        true => narrow(&got.replace(&here, "DIR/")),
+        false => got,
+    };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/look/{name}"));
     if std::env::var_os("VSC_BLESS").is_some() {
         std::fs::write(&file, &got).unwrap();
@@ -314,4 +333,251 @@ fn explain_of_a_scenario_shows_what_it_becomes() {
     let key = run(vsc().args(["explain", "memory"]).current_dir(dir.path(".")));
     expect_code(&key, 0);
     assert!(text(&key.stdout).starts_with("memory\n  Guest RAM."));
+}
+
+/// A descriptor of firmware that knows SEV, as QEMU's docs/interop/firmware.json has it.
+const FIRMWARE: &str = r#"{
+    "description": "UEFI", "interface-types": ["uefi"],
+    "mapping": {
+        "device": "flash",
+        "executable": {"filename": "/usr/share/OVMF/CODE.fd", "format": "raw"},
+        "nvram-template": {"filename": "/usr/share/OVMF/VARS.fd", "format": "raw"}
+    },
+    "targets": [{"architecture": "x86_64", "machines": ["pc-i440fx-*", "pc-q35-*"]}],
+    "features": ["acpi-s3", "amd-sev", "amd-sev-es", "verbose-dynamic"], "tags": []
+}"#;
+
+/// A host with the knobs that presets turn, below `root` in `dir`.
+fn host(dir: &TempDir) {
+    use std::os::linux::fs::MetadataExt;
+    for (file, text) in [
+        (
+            "sys/kernel/mm/transparent_hugepage/enabled",
+            "always [madvise] never\n",
+        ),
+        ("sys/kernel/mm/ksm/run", "0\n"),
+        ("sys/kernel/mm/ksm/merge_across_nodes", "1\n"),
+        ("proc/sys/vm/swappiness", "60\n"),
+        (
+            "proc/meminfo",
+            "MemTotal: 16777216 kB\nMemAvailable: 12582912 kB\n",
+        ),
+        ("sys/devices/system/cpu/online", "0-7\n"),
+        ("sys/devices/system/cpu/isolated", "6-7\n"),
+        (
+            "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+            "0\n",
+        ),
+        (
+            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+            "0\n",
+        ),
+        (
+            "sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages",
+            "0\n",
+        ),
+        (
+            "sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages",
+            "0\n",
+        ),
+        (
+            "sys/block/vda/queue/scheduler",
+            "[none] mq-deadline kyber\n",
+        ),
+        ("usr/share/OVMF/CODE.fd", "firmware"),
+        ("usr/share/OVMF/VARS.fd", "variables"),
+        ("usr/share/qemu/firmware/60-ovmf.json", FIRMWARE),
+        ("usr/bin/qemu-system-x86_64", "never executed"),
+    ] {
+        let path = dir.path("root").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    // Files of scenarios are those of this host.
+    dir.write("vmlinuz", "no kernel, but a file");
+    dir.write("a.img", "x".repeat(1 << 16));
+    // Whatever this directory is on, it is the disk vda there.
+    let number = std::fs::metadata(dir.path("root")).unwrap().st_dev();
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let devices = dir.path("root/sys/dev/block");
+    std::fs::create_dir_all(&devices).unwrap();
+    let link = devices.join(format!("{major}:{minor}"));
+    std::os::unix::fs::symlink("../../block/vda", link).unwrap();
+}
+
+#[test]
+fn plan_shows_each_preset_whole() {
+    let dir = TempDir::new("plan-presets");
+    host(&dir);
+    for preset in presets::PRESETS {
+        let args = ["plan", "--all", preset.name, "--host-root", "root"];
+        golden(&format!("plan-{}.txt", preset.name), &dir, 0, &args);
+    }
+}
+
+const PLANNED: &str = "\
+# Lines, so that places are told apart.
+preset: computation
+memory: 2G
+cpu:
+  count: 6
+
+disk: {cache: none, path: a.img}
+";
+
+#[test]
+fn plan_shows_what_is_not_as_recommended() {
+    let dir = TempDir::new("plan");
+    host(&dir);
+    dir.write("s.yaml", PLANNED);
+    dir.write("own.yaml", "kernel: vmlinuz\ndisks: [a.img]\nrng: true\n");
+    dir.write("wrong.yaml", "preset: desktop\nmemroy: 1G\n");
+    dir.write(
+        "settings.yaml",
+        "input:\n  - keyboard: usb\n  - mouse: usb\n",
+    );
+    dir.write("odd.yaml", "kernel: \"a\\tb\\u202ec\"\n");
+    for (name, code, args) in [
+        ("plan-scenario.txt", 0, &["plan", "s.yaml"][..]),
+        ("plan-scenario.json", 0, &["plan", "s.yaml", "--json", "-q"]),
+        (
+            "plan-flags.txt",
+            0,
+            &["plan", "s.yaml", "-o", "disks.0.cache=unsafe", "-m", "8G"],
+        ),
+        (
+            "plan-settings.txt",
+            0,
+            &["plan", "s.yaml", "--settings", "settings.yaml"],
+        ),
+        ("plan-own.txt", 0, &["plan", "own.yaml"]),
+        ("plan-defaults.txt", 0, &["plan"]),
+        (
+            "plan-command.txt",
+            0,
+            &["plan", "own.yaml", "--", "uname", "-r"],
+        ),
+        ("plan-list.txt", 0, &["plan", "--list"]),
+        ("plan-list.json", 0, &["plan", "--list", "--json"]),
+        ("plan-wrong.txt", 125, &["plan", "wrong.yaml"]),
+        ("plan-odd.txt", 0, &["plan", "odd.yaml"]),
+    ] {
+        let args: Vec<&str> = match args.iter().position(|a| *a == "--") {
+            Some(at) => [&args[..at], &["--host-root", "root"], &args[at..]].concat(),
+            None => [args, &["--host-root", "root"]].concat(),
+        };
+        golden(name, &dir, code, &args);
+    }
+    dir.write("root/.dockerenv", "");
+    golden(
+        "plan-container.txt",
+        &dir,
+        0,
+        &["plan", "-q", "securevm", "--host-root", "root"],
+    );
+}
+
+/// The fields that the module documentation of `plan` promises.
+#[test]
+fn plan_answers_programs_in_the_form_that_is_promised() {
+    let dir = TempDir::new("plan-json");
+    host(&dir);
+    let answer = |args: &[&str]| -> Value {
+        let output = run(vsc()
+            .args(["plan", "--json", "--host-root", "root"])
+            .args(args)
+            .current_dir(dir.path(".")));
+        expect_code(&output, 0);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let fields =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let preset = answer(&["securevm"]);
+    assert_eq!(
+        fields(&preset),
+        [
+            "devices",
+            "differences",
+            "domain",
+            "host",
+            "images",
+            "monitor",
+            "name",
+            "presets",
+            "settings",
+            "sources",
+            "warnings"
+        ]
+    );
+    assert_eq!(preset["monitor"]["runs"], false);
+    assert!(!preset["monitor"]["problems"].as_array().unwrap().is_empty());
+    assert_eq!(preset["domain"]["security"]["type"], "sev");
+    assert_eq!(
+        fields(&preset["devices"][0]),
+        ["guest", "host", "key", "monitor"]
+    );
+    assert_eq!(
+        fields(&preset["host"]["changes"][0]),
+        ["new", "old", "origin", "path", "skipped", "what"]
+    );
+    assert_eq!(
+        fields(&preset["images"][0]),
+        ["disk", "format", "path", "size"]
+    );
+    let own = answer(&["-o", "cpu.count=2", "-o", "preset=soft-rt"]);
+    assert_eq!(own["sources"], json!(["preset soft-rt", "command line"]));
+}
+
+/// Nothing that only looks executes a program or writes a file.
+#[test]
+fn looking_executes_nothing_and_writes_nothing() {
+    let dir = TempDir::new("look-strace");
+    host(&dir);
+    dir.write("s.yaml", PLANNED);
+    for args in [
+        &["plan", "--all", "s.yaml"][..],
+        &["plan", "securevm"],
+        &["check", "s.yaml", "-o", "kernel=root/vmlinuz"],
+        &["explain", "s.yaml", "disks"],
+        &["explain", "--all"],
+        &["schema"],
+    ] {
+        let trace = dir.path("trace");
+        let strace = Command::new("strace")
+            .args(["-f", "-o"])
+            .arg(&trace)
+            .arg(vsc().get_program())
+            .args(args)
+            .current_dir(dir.path("."))
+            .output();
+        let Ok(output) = strace else {
+            return skip("no strace");
+        };
+        if text(&output.stderr).contains("strace: ") {
+            return skip(&text(&output.stderr));
+        }
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        assert!(trace.contains("exited with"), "{args:?}: {trace}");
+        assert_eq!(trace.matches("execve(").count(), 1, "{args:?}");
+        // O_RDWR alone tells whether a file could be written.
+        let changes = [
+            "fork(",
+            "O_WRONLY",
+            "O_CREAT",
+            "O_TRUNC",
+            "mkdir",
+            "rename",
+            "unlink",
+            "truncate",
+            "fallocate",
+        ];
+        let changing = |line: &&str| {
+            let written = line
+                .split_once(" write(")
+                .map(|(_, to)| to.starts_with(['1', '2']));
+            changes.iter().any(|call| line.contains(call)) || written == Some(false)
+        };
+        let lines: Vec<&str> = trace.lines().filter(changing).collect();
+        assert_eq!(lines, [""; 0], "{args:?}");
+    }
 }

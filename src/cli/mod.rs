@@ -24,6 +24,7 @@ mod hosts;
 mod image;
 mod import;
 mod machines;
+mod plan;
 mod ps;
 mod reference;
 mod run;
@@ -120,6 +121,8 @@ enum Verb {
     Check(explain::CheckArgs),
     /// Shows what a scenario becomes, or tells about a key of the language, a preset, a feature set.
     Explain(explain::ExplainArgs),
+    /// Shows what a scenario would become here: recommended against current, devices, host changes. Touches nothing.
+    Plan(plan::PlanArgs),
     /// Prints the JSON Schema of the scenario language.
     Schema,
     /// Shows the CPU features of the host, of a guest, and how they differ.
@@ -135,7 +138,7 @@ enum Verb {
 }
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
-const LATER: &[&str] = &["plan", "host", "gc", "shell", "info", "sev", "top"];
+const LATER: &[&str] = &["host", "gc", "shell", "info", "sev", "top"];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
 /// must start fast.
@@ -165,6 +168,7 @@ const VERBS: &[&str] = &[
     "attach",
     "check",
     "explain",
+    "plan",
     "schema",
     "cpu",
     "bench",
@@ -289,6 +293,7 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Attach(args)) => attach::run(&args, &cli.common),
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),
+        Some(Verb::Plan(args)) => plan::plan(&args, &cli.common),
         Some(Verb::Schema) => schema::run(),
         Some(Verb::Cpu(args)) => cpu::run(&args, &cli.common),
         Some(Verb::Bench(args)) => bench::run(&args, &cli.common),

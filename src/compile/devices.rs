@@ -22,6 +22,11 @@ pub struct DevicePair {
 
 /// All devices that the machine has beyond CPUs, interrupt controllers and timers, in the order of the guest's names.
 pub fn device_pairs(plan: &Plan) -> Vec<DevicePair> {
+    machine_pairs(&plan.resources)
+}
+
+/// The same of a machine.
+pub fn machine_pairs(resources: &VmResources) -> Vec<DevicePair> {
     let VmResources {
         name: _,
         cpus: _,
@@ -37,7 +42,7 @@ pub fn device_pairs(plan: &Plan) -> Vec<DevicePair> {
         iothreads: _,
         events: _,
         limits: _,
-    } = &plan.resources;
+    } = resources;
     let pair = |guest: String, host: String, id: String| DevicePair { guest, host, id };
     let mut out = Vec::new();
     for serial in serials {

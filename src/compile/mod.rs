@@ -14,6 +14,7 @@ mod host;
 mod kernel;
 mod make;
 mod memory;
+mod pairs;
 mod ports;
 mod runner;
 
@@ -26,9 +27,10 @@ use crate::domain::Domain;
 use crate::facts::Facts;
 use crate::scenario::{Parsed, Scenario, Setting, old, presets, value, word};
 
-pub use devices::{DevicePair, device_pairs};
+pub use devices::{DevicePair, device_pairs, machine_pairs};
 pub use host::{HostChange, HostPlan};
 pub use make::Making;
+pub use pairs::{DomainDevice, domain_devices};
 pub use runner::{InitrdPlan, RootPlan, RunPlan, Stdio};
 
 /// What `root.device` says when disks are data, and the initrd is the root.

@@ -532,7 +532,7 @@ fn scalar(node: &Node) -> Option<&str> {
 }
 
 /// Where else in the table a word is a key.
-fn elsewhere(word: &str) -> Option<String> {
+pub(super) fn elsewhere(word: &str) -> Option<String> {
     fn look(keys: &'static [Key], word: &str, path: &str, found: &mut Vec<String>) {
         for key in keys {
             let Some(keys) = keys::below(&key.kind) else {
@@ -556,7 +556,7 @@ fn elsewhere(word: &str) -> Option<String> {
 }
 
 /// The keys of a group, where they are few enough to be read.
-fn listed(keys: &[Key]) -> String {
+pub(super) fn listed(keys: &[Key]) -> String {
     if keys.len() > 30 {
         return "`vsc-run explain --all` lists the keys".into();
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::decode::{elsewhere, listed};
 use super::keys::{self, FOREIGN, KEYS, Key, Kind};
 use super::presets::{FEATURES, PRESETS, Reason, reason};
 use super::suggest::nearest;
@@ -300,34 +301,25 @@ impl Unknown {
         };
         let message = format!("{place} has no key {}", quoted(&word));
         let mut d = Diagnostic::error("E-UNKNOWN-KEY", span, message);
-        let names: Vec<&str> = keys.iter().map(|k| k.name).collect();
-        if names.is_empty() {
+        if keys.is_empty() {
             return d.help("No keys are below it");
         }
         let spellings = keys
             .iter()
             .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
-        let mut others = Vec::new();
-        for article in all() {
-            let last = article.key.rsplit('.').next().unwrap_or_default();
-            let alias = article.aliases.iter().filter_map(|a| a.rsplit('.').next());
-            if [last].into_iter().chain(alias).any(|name| name == word) {
-                others.push(quoted(&article.key));
-            }
-        }
         let advice = FOREIGN.iter().find(|(name, _)| *name == word);
         if let Some((_, advice)) = advice {
             return d.help(format!("Instead, {advice}"));
         }
-        if !others.is_empty() {
-            return d.help(format!("There is {}", others.join(", ")));
+        if let Some(others) = elsewhere(&word) {
+            return d.help(format!("There is {others}"));
         }
         if let Some(near) = nearest(&word, spellings) {
             d = d.label(format!("did you mean `{near}`?"));
         } else if let Some(near) = far(&word) {
             return d.label(format!("did you mean `{near}`?"));
         }
-        d.help(format!("The keys are {}", names.join(", ")))
+        d.help(listed(keys))
     }
 }
 

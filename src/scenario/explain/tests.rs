@@ -142,7 +142,7 @@ fn what_was_probably_meant_is_said() {
         ("split_irqchip", "write `irqchip: split`"),
         ("cpu.count.x", "No keys are below it"),
         ("hugepage", "did you mean `memory.hugepages`?"),
-        ("qwertyuiop", "The keys are name"),
+        ("qwertyuiop", "`vsc-run explain --all` lists the keys"),
     ] {
         let message = explain(text).unwrap_err().render(false);
         assert!(

@@ -1,0 +1,336 @@
+//! `plan`: what a scenario would become here, and what of it is not what was recommended. Nothing is touched, and no
+//! program is executed.
+//!
+//! `plan --json` is one object; fields are added, never renamed:
+//!
+//! | Field | What |
+//! | --- | --- |
+//! | `name` | name of the machine |
+//! | `presets` | names of the presets and feature sets that it starts from |
+//! | `sources` | where values came from, the later over the earlier: `preset NAME`, `feature NAME`, `settings FILE`, the scenario's file, `command line` |
+//! | `differences` | what is not as recommended: `key`, `recommended` (`null`: nothing is), `current`, `origin` |
+//! | `settings` | every value: `key`, `value`, `origin` |
+//! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
+//! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not); `skipped_all`: why none is made |
+//! | `images` | images that the first run makes: `disk`, `path`, `size` (bytes), `format` |
+//! | `monitor` | `runs`; `devices`: `guest`, `host`, `id` of what it would run; `left_out`: keys; `problems`: why it cannot, as messages |
+//! | `domain` | the machine with every open question answered, in canonical keys |
+//! | `warnings` | what is legal but unwise, as messages |
+//!
+//! An `origin` has `from`: `default`, `preset` (`name`, `line`), `settings` and `file` (`file`, `line`, `column`), or
+//! `flag` (`text`). Messages are those of `check --json`.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use vsc::compile::{
+    Description, DevicePair, Difference, DomainDevice, HostPlan, Making, domain_devices,
+    machine_pairs,
+};
+use vsc::diag::{Origin, Record, Severity, shown};
+use vsc::domain::Domain;
+use vsc::scenario::presets::{FEATURES, PRESETS};
+use vsc::scenario::{Layer, Setting};
+
+use super::Common;
+use super::export::describe;
+use super::run::{KeyArgs, Source};
+use super::table::table;
+use crate::say;
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// A scenario or a preset; without one, the defaults.
+    scenario: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Every setting with its origin, defaults as well.
+    #[arg(long)]
+    all: bool,
+    /// Lists the presets and the feature sets instead.
+    #[arg(long, conflicts_with_all = ["scenario", "all", "command"])]
+    list: bool,
+    /// The command to run in the guest.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// The JSON form of `plan`.
+#[derive(Serialize)]
+struct Answer<'a> {
+    name: &'a str,
+    presets: &'a [&'static str],
+    sources: Vec<String>,
+    differences: Vec<Difference>,
+    settings: Vec<Setting>,
+    devices: Vec<Device>,
+    host: &'a HostPlan,
+    images: &'a [Making],
+    monitor: Monitor<'a>,
+    domain: &'a Domain,
+    warnings: Vec<Record>,
+}
+
+#[derive(Serialize)]
+struct Device {
+    #[serde(flatten)]
+    device: DomainDevice,
+    monitor: bool,
+}
+
+#[derive(Serialize)]
+struct Monitor<'a> {
+    runs: bool,
+    devices: Vec<DevicePair>,
+    left_out: &'a [String],
+    problems: Vec<Record>,
+}
+
+/// One line of `plan --list`.
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    kind: &'static str,
+    about: &'static str,
+}
+
+pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
+    if args.list {
+        return list(common);
+    }
+    let mut layers = args.keys.layers();
+    layers.extend(args.keys.overrides());
+    if !args.command.is_empty() {
+        let words = args
+            .command
+            .iter()
+            .map(|w| w.to_string_lossy().into_owned());
+        layers.push(Layer::Command(words.collect()));
+    }
+    let file = args.scenario.as_deref();
+    let Some(description) = describe(Source { file, layers }, common) else {
+        return crate::FAILED;
+    };
+    let answer = Answer::of(&description);
+    if common.json {
+        say::out(&(serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"));
+    } else {
+        say::out(&answer.text(args.all));
+    }
+    0
+}
+
+fn list(common: &Common) -> u8 {
+    let listed = |kind| {
+        move |preset: &vsc::scenario::presets::Preset| Listed {
+            name: preset.name,
+            kind,
+            about: preset.about(),
+        }
+    };
+    let presets = PRESETS.iter().map(listed("preset"));
+    let all: Vec<Listed> = presets
+        .chain(FEATURES.iter().map(listed("feature")))
+        .collect();
+    if common.json {
+        say::out(&(serde_json::to_string_pretty(&all).unwrap_or_default() + "\n"));
+        return 0;
+    }
+    let row = |l: &Listed| vec![l.name.to_owned(), l.kind.to_owned(), l.about.to_owned()];
+    let rows: Vec<_> = all.iter().map(row).collect();
+    say::out(&table(&["NAME", "KIND", "WHAT"], &rows));
+    0
+}
+
+/// Where values came from, each once, the later over the earlier.
+fn sources(settings: &[Setting]) -> Vec<String> {
+    let mut all: Vec<(u8, String)> = Vec::new();
+    for setting in settings {
+        let source = match &setting.origin {
+            Origin::Default => continue,
+            Origin::Preset { name, .. } => (u8::from(name.starts_with("feature ")), name.clone()),
+            Origin::Settings { file, .. } => (2, format!("settings {file}")),
+            Origin::File { file, .. } => (3, file.clone()),
+            // A preset's name in place of a scenario's.
+            Origin::Flag { .. } if matches!(setting.key.as_str(), "preset" | "feature") => continue,
+            Origin::Flag { .. } => (4, "command line".to_owned()),
+        };
+        if !all.contains(&source) {
+            all.push(source);
+        }
+    }
+    all.sort_by_key(|(rank, _)| *rank);
+    all.into_iter().map(|(_, source)| source).collect()
+}
+
+impl<'a> Answer<'a> {
+    fn of(description: &'a Description) -> Self {
+        let Description {
+            domain,
+            host,
+            images,
+            warnings,
+            monitor,
+            left_out,
+            ..
+        } = description;
+        let has = |key: &str| {
+            let top = key.split(['.', '[']).next().unwrap_or_default();
+            !left_out.iter().any(|out| out == top || out == key)
+        };
+        let device = |device: DomainDevice| Device {
+            monitor: has(&device.key),
+            device,
+        };
+        let settings = description.settings();
+        Self {
+            name: domain.text("name").unwrap_or_default(),
+            presets: &description.parsed().presets,
+            sources: sources(&settings),
+            differences: description.differences(),
+            settings,
+            devices: domain_devices(domain).into_iter().map(device).collect(),
+            host,
+            images,
+            monitor: Monitor {
+                runs: monitor.is_ok(),
+                devices: match monitor {
+                    Ok((resources, _)) => machine_pairs(resources),
+                    Err(_) => Vec::new(),
+                },
+                left_out,
+                problems: match monitor {
+                    Ok(_) => Vec::new(),
+                    Err(problems) => problems.records(),
+                },
+            },
+            domain,
+            warnings: warnings.records(),
+        }
+    }
+
+    fn text(&self, all: bool) -> String {
+        let from = match self.sources.is_empty() {
+            true => "the defaults alone".to_owned(),
+            false => shown(&self.sources.join(", ")),
+        };
+        let mut text = format!("{}: from {from}\n", shown(self.name));
+        let mut section = |title: &str, body: String| text += &format!("\n{title}\n{body}");
+        section("Recommended against current", self.recommended());
+        if all {
+            let row = |s: &Setting| vec![s.key.clone(), s.value.clone(), s.origin.to_string()];
+            let rows: Vec<_> = self.settings.iter().map(row).collect();
+            section("Settings", table(&["KEY", "VALUE", "ORIGIN"], &rows));
+        }
+        section("Devices", self.pairs());
+        if !self.host.changes.is_empty() {
+            section("Host", self.host());
+        }
+        if !self.images.is_empty() {
+            section("Images that the first run makes", self.images());
+        }
+        section("Monitor", self.monitor());
+        text
+    }
+
+    fn recommended(&self) -> String {
+        if self.differences.is_empty() {
+            return match self.presets.is_empty() {
+                true => "No preset recommends anything, and every value is the default.\n".into(),
+                false => "Every value is as recommended.\n".into(),
+            };
+        }
+        let row = |d: &Difference| {
+            let recommended = d.recommended.clone().unwrap_or_else(|| "-".into());
+            vec![
+                d.key.clone(),
+                recommended,
+                d.current.clone(),
+                d.origin.to_string(),
+            ]
+        };
+        let rows: Vec<_> = self.differences.iter().map(row).collect();
+        table(&["KEY", "RECOMMENDED", "CURRENT", "ORIGIN"], &rows)
+    }
+
+    fn pairs(&self) -> String {
+        if self.monitor.runs && self.monitor.left_out.is_empty() {
+            let row = |d: &DevicePair| vec![d.guest.clone(), d.host.clone(), d.id.clone()];
+            let rows: Vec<_> = self.monitor.devices.iter().map(row).collect();
+            return table(&["GUEST", "HOST", "ID"], &rows);
+        }
+        let row = |d: &Device| {
+            let DomainDevice { key, guest, host } = d.device.clone();
+            let monitor = if d.monitor { "yes" } else { "no" };
+            vec![guest, host, key, monitor.to_owned()]
+        };
+        let rows: Vec<_> = self.devices.iter().map(row).collect();
+        table(&["GUEST", "HOST", "KEY", "MONITOR"], &rows)
+    }
+
+    fn host(&self) -> String {
+        let rows = self.host.changes.iter().map(|change| {
+            let old = change.old.clone().unwrap_or_else(|| "-".into());
+            vec![
+                change.what.clone(),
+                change.path.display().to_string(),
+                format!("{old} → {}", change.new),
+                change.origin.to_string(),
+                change
+                    .skipped
+                    .clone()
+                    .map(|why| format!("skipped: {why}"))
+                    .unwrap_or_default(),
+            ]
+        });
+        let rows: Vec<_> = rows.collect();
+        let mut text = table(&["KEY", "FILE", "CHANGE", "ORIGIN", ""], &rows);
+        if let Some(why) = &self.host.skipped_all {
+            text += &format!("Nothing of it is done: {}\n", shown(why));
+        }
+        text
+    }
+
+    fn images(&self) -> String {
+        let rows = self.images.iter().map(|making| {
+            let size = making.size;
+            let size = match size.is_multiple_of(1 << 30) {
+                true => format!("{}G", size >> 30),
+                false => format!("{size} bytes"),
+            };
+            vec![
+                format!("disks[{}]", making.disk),
+                making.path.display().to_string(),
+                making.format.word().to_owned(),
+                size,
+            ]
+        });
+        let rows: Vec<_> = rows.collect();
+        table(&["KEY", "FILE", "FORMAT", "SIZE"], &rows)
+    }
+
+    fn monitor(&self) -> String {
+        let left_out = match self.monitor.left_out {
+            [] => String::new(),
+            keys => format!(", leaving out {}", keys.join(", ")),
+        };
+        if self.monitor.runs {
+            return format!("The monitor of this program runs it{left_out}.\n");
+        }
+        let mut text = "The monitor of this program cannot run it:\n".to_owned();
+        let errors = self.monitor.problems.iter();
+        for problem in errors.filter(|p| p.severity == Severity::Error) {
+            let mut line = format!("  {}: {}", problem.code, shown(&problem.message));
+            if let Some(help) = &problem.help {
+                line += &format!(" ({})", shown(help));
+            }
+            text += &(line + "\n");
+        }
+        text
+    }
+}

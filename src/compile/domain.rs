@@ -12,6 +12,7 @@ mod firmware;
 mod ident;
 mod nets;
 mod platform;
+mod screens;
 
 use std::path::Path;
 
@@ -182,6 +183,28 @@ impl Cx<'_> {
         let d = self.error("E-CONFLICT", path, message);
         d.help = Some(help.into());
         d.also.push((other, "the other one".into()));
+    }
+
+    /// Whether a recommendation gives way: nobody asked for the one, somebody asked for the other.
+    fn yields(&self, path: &str, other: &str) -> bool {
+        self.is_advice(path) && !self.is_advice(other)
+    }
+
+    /// A key of a member that does not go with another key: a recommendation is taken out, a wish is an error.
+    fn over(
+        &mut self,
+        member: &mut Map<String, Value>,
+        (here, key): (&str, &str),
+        other: &str,
+        message: String,
+        help: &str,
+    ) {
+        let path = format!("{here}.{key}");
+        if self.yields(&path, other) {
+            member.remove(key);
+        } else {
+            self.conflict(&path, other, message, help);
+        }
     }
 
     fn is_block_device(&self, path: &str) -> bool {

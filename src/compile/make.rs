@@ -54,8 +54,9 @@ pub(super) fn plan(
             }
         };
         for remark in images::check(&spec) {
-            // A passphrase can be asked for when the image is made.
-            if remark.key == "secret" || remark.key == "secret_file" {
+            // What raw images lack has been said; a passphrase can be asked for when the image is made.
+            let said = spec.format == ImageFormat::Raw && !matches!(remark.key, "size" | "path");
+            if said || remark.key == "secret" || remark.key == "secret_file" {
                 continue;
             }
             let span = parsed.span_of(&here(remark.key));

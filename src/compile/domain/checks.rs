@@ -49,12 +49,18 @@ impl Cx<'_> {
             }
             if word("io") == "native" && !matches!(cache, "none" | "directsync") {
                 let message = format!("Linux AIO needs direct I/O, and the cache is {cache}");
-                self.conflict(
-                    &io,
-                    &cache_at,
-                    message,
-                    "Say `cache: none`, or `io: io_uring`",
-                );
+                if self.yields(&io, &cache_at) {
+                    self.set_disk(index, "io", None);
+                } else if self.yields(&cache_at, &io) {
+                    self.set_disk(index, "cache", Some("none"));
+                } else {
+                    self.conflict(
+                        &io,
+                        &cache_at,
+                        message,
+                        "Say `cache: none`, or `io: io_uring`",
+                    );
+                }
             }
             if disk.get("shareable") == Some(&Value::Bool(true)) && format != "raw" {
                 self.conflict(
@@ -84,6 +90,18 @@ impl Cx<'_> {
                     "Keep one of the two",
                 );
             }
+        }
+    }
+
+    fn set_disk(&mut self, index: usize, key: &str, word: Option<&str>) {
+        let disk = self
+            .root
+            .get_mut("disks")
+            .and_then(|disks| disks.get_mut(index)?.as_object_mut());
+        match (disk, word) {
+            (Some(disk), Some(word)) => drop(disk.insert(key.into(), word.into())),
+            (Some(disk), None) => drop(disk.remove(key)),
+            (None, _) => {}
         }
     }
 

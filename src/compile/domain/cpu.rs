@@ -27,6 +27,20 @@ impl Cx<'_> {
                 );
             }
         }
+        if self.text("cpu.model").is_some() && self.yields("cpu.mode", "cpu.model") {
+            self.map("cpu").remove("mode");
+        }
+        if self.text("cpu.mode").is_some_and(|m| m != "custom")
+            && self.yields("cpu.model", "cpu.mode")
+        {
+            self.map("cpu").remove("model");
+        }
+        if self.get("cpu.priority").is_some()
+            && self.yields("cpu.priority", "cpu.scheduler")
+            && !matches!(self.text("cpu.scheduler"), Some("fifo" | "rr"))
+        {
+            self.map("cpu").remove("priority");
+        }
         let given = self.text("cpu.mode").map(str::to_owned);
         let by_default = match (self.text("cpu.model").is_some(), emulated) {
             (true, _) => "custom",

@@ -25,7 +25,8 @@ impl Cx<'_> {
         let encrypted = self.get("security").is_some();
         let directory = self.text("firmware.descriptors").map(str::to_owned);
         self.map("firmware").remove("descriptors");
-        if kernel && !encrypted && self.is_advice("firmware.type") {
+        let named = self.text("firmware.path").is_some() && !self.is_advice("firmware.path");
+        if kernel && !encrypted && !named && self.is_advice("firmware.type") {
             self.root.remove("firmware");
             return;
         }

@@ -45,9 +45,11 @@ impl Cx<'_> {
                 }
                 ("user" | "ethernet", true) => {
                     let message = format!("A card of type {kind} has no source");
-                    self.conflict(
-                        &format!("{here}.source"),
-                        &format!("{here}.type"),
+                    let other = format!("{here}.type");
+                    self.over(
+                        net,
+                        (&here, "source"),
+                        &other,
                         message,
                         "Leave `source` out",
                     );
@@ -55,10 +57,12 @@ impl Cx<'_> {
                 _ => {}
             }
             if kind == "user" && net.contains_key("mtu") {
-                self.conflict(
-                    &format!("{here}.mtu"),
+                let message = "User-mode networking has no MTU to set".to_owned();
+                self.over(
+                    net,
+                    (&here, "mtu"),
                     &format!("{here}.type"),
-                    "User-mode networking has no MTU to set",
+                    message,
                     "Leave `mtu` out",
                 );
             }
@@ -186,11 +190,31 @@ impl Cx<'_> {
             self.root.remove("agent");
         }
         // Only what is declared exists; libvirt would add one otherwise.
+        let current = self.get("memory.current").and_then(Value::as_u64);
+        let holds_back =
+            current < self.get("memory.size").and_then(Value::as_u64) && current.is_some();
+        if holds_back
+            && (self.get("balloon.model").is_none()
+                || self.yields("balloon.model", "memory.current"))
+        {
+            self.map("balloon").insert("model".into(), "virtio".into());
+        }
         self.default("balloon", "model", "none");
+        if holds_back && self.text("balloon.model") == Some("none") {
+            self.conflict(
+                "memory.current",
+                "balloon",
+                "Only a balloon holds back memory",
+                "Say `balloon: virtio`, or leave `memory.current` out",
+            );
+        }
         self.screens();
         self.map("input").retain(|_, v| v.as_str() != Some("none"));
         let usb = self.needs_usb();
         match (self.text("usb.model"), usb) {
+            (Some("none"), Some(path)) if self.yields("usb.model", &path) => {
+                self.map("usb").insert("model".into(), "qemu-xhci".into());
+            }
             (Some("none"), Some(path)) => {
                 self.conflict(
                     &path,
@@ -233,151 +257,16 @@ impl Cx<'_> {
         } else {
             self.default("tpm", "version", "2.0");
         }
-        if self.text("tpm.model") == Some("tpm-crb") && self.text("tpm.version") == Some("1.2") {
+        let old =
+            self.text("tpm.model") == Some("tpm-crb") && self.text("tpm.version") == Some("1.2");
+        if old && self.yields("tpm.model", "tpm.version") {
+            self.map("tpm").insert("model".into(), "tpm-tis".into());
+        } else if old {
             self.conflict(
                 "tpm.version",
                 "tpm.model",
                 "A TPM 1.2 has no command response buffer",
                 "Say `model: tpm-tis`",
-            );
-        }
-    }
-
-    fn screens(&mut self) {
-        let members = |root: &mut Map<String, Value>, list: &str| match root.remove(list) {
-            Some(Value::Array(list)) => list,
-            _ => Vec::new(),
-        };
-        let mut graphics = members(&mut self.root, "graphics");
-        graphics.retain(|g| g.get("type").and_then(Value::as_str) != Some("none"));
-        for (index, screen) in graphics.iter_mut().enumerate() {
-            let Value::Object(screen) = screen else {
-                continue;
-            };
-            let here = format!("graphics[{index}]");
-            let Some(kind) = screen
-                .get("type")
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-            else {
-                self.error("E-REQUIRED", &here, "This screen has no `type`")
-                    .help = Some("For example `type: vnc`".into());
-                continue;
-            };
-            let served = matches!(kind.as_str(), "vnc" | "spice");
-            for key in ["listen", "port", "keymap", "socket"] {
-                if !served && screen.remove(key).is_some() {
-                    let message = format!("A screen of type {kind} has no `{key}`");
-                    self.conflict(
-                        &format!("{here}.{key}"),
-                        &format!("{here}.type"),
-                        message,
-                        format!("Leave `{key}` out"),
-                    );
-                }
-            }
-            if screen.contains_key("socket")
-                && (screen.contains_key("port") || screen.contains_key("listen"))
-            {
-                let other = if screen.contains_key("port") {
-                    "port"
-                } else {
-                    "listen"
-                };
-                self.conflict(
-                    &format!("{here}.socket"),
-                    &format!("{here}.{other}"),
-                    "A screen listens at a socket or at a port, not at both",
-                    "Keep one of them",
-                );
-            } else if served && !screen.contains_key("socket") {
-                screen.entry("listen").or_insert("127.0.0.1".into());
-            }
-            let open = screen
-                .get("listen")
-                .and_then(Value::as_str)
-                .is_some_and(|l| !matches!(l, "127.0.0.1" | "::1" | "localhost"));
-            if open && served {
-                let d = self.warn("W-OPEN-SCREEN", &format!("{here}.listen"), "Everyone who reaches this address can use the machine: the screen has no password");
-                d.help = Some("Say `listen: 127.0.0.1` and use a tunnel: ssh -L".into());
-            }
-        }
-        let mut video = members(&mut self.root, "video");
-        for (index, card) in video.iter_mut().enumerate() {
-            let Value::Object(card) = card else { continue };
-            self.video_card(index, card);
-        }
-        if video.len() > 1 {
-            video.retain(|v| v.get("model").and_then(Value::as_str) != Some("none"));
-        }
-        for (list, members) in [("graphics", graphics), ("video", video)] {
-            if !members.is_empty() {
-                self.root.insert(list.into(), Value::Array(members));
-            }
-        }
-    }
-
-    fn video_card(&mut self, index: usize, card: &mut Map<String, Value>) {
-        let here = format!("video[{index}]");
-        let Some(mut model) = card.get("model").and_then(Value::as_str).map(str::to_owned) else {
-            self.error("E-REQUIRED", &here, "This graphics card has no `model`")
-                .help = Some("For example `model: virtio`".into());
-            return;
-        };
-        let path = format!("{here}.model");
-        if model == "qxl" && !self.emulator_has("hw-display-qxl.so") {
-            if self.is_advice(&path) {
-                let d = self.warn(
-                    "W-EMULATOR",
-                    &path,
-                    "This host's QEMU has no qxl: the graphics card is vga",
-                );
-                d.help = Some(
-                    "On Debian qxl is in qemu-system-modules-spice; or say `video: virtio`".into(),
-                );
-                model = "vga".into();
-                card.insert("model".into(), "vga".into());
-                for key in ["ram", "vram", "vgamem", "heads"] {
-                    card.remove(key);
-                }
-            } else {
-                let d = self.warn("W-EMULATOR", &path, "This host's QEMU has no qxl");
-                d.help = Some(
-                    "On Debian it is in qemu-system-modules-spice; or say `video: virtio`".into(),
-                );
-            }
-        }
-        let fits = |key: &str| match key {
-            "heads" => {
-                matches!(model.as_str(), "qxl" | "virtio")
-                    || card.get("heads").and_then(Value::as_u64) == Some(1)
-            }
-            "ram" | "vgamem" => model == "qxl",
-            "vram" => model != "none" && model != "virtio",
-            "accel3d" => model == "virtio",
-            _ => true,
-        };
-        let wrong: Vec<&str> = ["heads", "ram", "vram", "vgamem", "accel3d"]
-            .into_iter()
-            .filter(|k| card.contains_key(*k) && !fits(k))
-            .collect();
-        for key in wrong {
-            card.remove(key);
-            let message = format!("A graphics card of model {model} has no `{key}` to set");
-            self.conflict(
-                &format!("{here}.{key}"),
-                &path,
-                message,
-                format!("Leave `{key}` out"),
-            );
-        }
-        let encrypted = self.get("security").is_some();
-        if encrypted && model == "virtio" {
-            self.conflict(
-                &path,
-                "security",
-                "virtio-gpu does not work with encrypted memory",
-                "Say `video: vga`, or none",
             );
         }
     }
@@ -449,10 +338,12 @@ impl Cx<'_> {
             }
             if driver == "virtiofs" {
                 if share.get("read_only") == Some(&Value::Bool(true)) {
-                    self.conflict(
-                        &format!("{here}.read_only"),
+                    let message = "virtiofs has no read-only mode in libvirt".to_owned();
+                    self.over(
+                        share,
+                        (&here, "read_only"),
                         &format!("{here}.driver"),
-                        "virtiofs has no read-only mode in libvirt",
+                        message,
                         "Say `driver: path`",
                     );
                 }
@@ -466,10 +357,12 @@ impl Cx<'_> {
                 }
                 for key in ["accessmode", "fmode", "dmode"] {
                     if share.get(key).is_some_and(|m| m != "passthrough") {
-                        self.conflict(
-                            &format!("{here}.{key}"),
+                        let message = format!("virtiofs has no `{key}`");
+                        self.over(
+                            share,
+                            (&here, key),
                             &format!("{here}.driver"),
-                            format!("virtiofs has no `{key}`"),
+                            message,
                             "Leave it out, or say `driver: path`",
                         );
                     }
@@ -478,10 +371,12 @@ impl Cx<'_> {
                 let mapped = share.entry("accessmode").or_insert("mapped".into()) == "mapped";
                 for key in ["fmode", "dmode"] {
                     if share.contains_key(key) && !mapped {
-                        self.conflict(
-                            &format!("{here}.{key}"),
+                        let message = format!("`{key}` goes with `accessmode: mapped` only");
+                        self.over(
+                            share,
+                            (&here, key),
                             &format!("{here}.accessmode"),
-                            format!("`{key}` goes with `accessmode: mapped` only"),
+                            message,
                             "Leave it out",
                         );
                     }

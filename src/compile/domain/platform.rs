@@ -78,14 +78,6 @@ impl Cx<'_> {
                 );
                 self.conflict("memory.current", "memory.size", message, "Give less");
             }
-            if self.text("balloon.model") == Some("none") && current < around.memory {
-                self.conflict(
-                    "memory.current",
-                    "balloon",
-                    "Only a balloon holds back memory",
-                    "Say `balloon: virtio`, or leave `memory.current` out",
-                );
-            }
         }
         for flag in ["locked", "nosharepages", "discard"] {
             if !self.flag(&format!("memory.{flag}")) {
@@ -293,7 +285,9 @@ impl Cx<'_> {
             d.why = Some("PCI slots of i440fx make virtio devices transitional, and the legacy interface cannot say that DMA is translated".into());
             d.help = Some("Say `machine: q35`, or models such as virtio-non-transitional".into());
         }
-        if self.flag("cpu.migratable") && !self.is_advice("cpu.migratable") {
+        if self.flag("cpu.migratable") && self.is_advice("cpu.migratable") {
+            self.map("cpu").insert("migratable".into(), false.into());
+        } else if self.flag("cpu.migratable") {
             self.conflict(
                 "cpu.migratable",
                 "security.type",
@@ -309,7 +303,11 @@ impl Cx<'_> {
             );
             d.help = Some("Say `cpu: {mode: host-passthrough}`: family, model and stepping are then those of the host".into());
         }
-        if policy & SEV_ES != 0 && self.text("events.on_reboot") == Some("restart") {
+        let again = policy & SEV_ES != 0 && self.text("events.on_reboot") == Some("restart");
+        if again && self.yields("events.on_reboot", "security.type") {
+            self.map("events")
+                .insert("on_reboot".into(), "destroy".into());
+        } else if again {
             self.conflict(
                 "events.on_reboot",
                 "security",

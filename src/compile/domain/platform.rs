@@ -69,15 +69,15 @@ impl Cx<'_> {
     pub(super) fn memory(&mut self, around: &Around<'_>) {
         self.map("memory")
             .insert("size".into(), around.memory.into());
-        if let Some(current) = self.get("memory.current").and_then(Value::as_u64) {
-            if current > around.memory {
-                let message = format!(
-                    "`memory.current` is {}, more than the machine's {}",
-                    size_text(current),
-                    size_text(around.memory)
-                );
-                self.conflict("memory.current", "memory.size", message, "Give less");
-            }
+        if let Some(current) = self.get("memory.current").and_then(Value::as_u64)
+            && current > around.memory
+        {
+            let message = format!(
+                "`memory.current` is {}, more than the machine's {}",
+                size_text(current),
+                size_text(around.memory)
+            );
+            self.conflict("memory.current", "memory.size", message, "Give less");
         }
         for flag in ["locked", "nosharepages", "discard"] {
             if !self.flag(&format!("memory.{flag}")) {

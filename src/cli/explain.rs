@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vsc::compile::{DevicePair, RunPlan, device_pairs};
+use vsc::compile::{DevicePair, RunPlan, answers, device_pairs};
 use vsc::diag::{Diagnostics, Origin, shown};
 use vsc::facts::{Root, Variables};
 use vsc::scenario::explain::{self, Article, Said};
@@ -326,7 +326,14 @@ fn machine(args: &ExplainArgs, common: &Common) -> u8 {
                 setting.key, setting.value, setting.origin
             );
         }
-        text.push('\n');
+        let rows = answers(&plan.settings(), &plan.domain).into_iter();
+        let rows: Vec<_> = rows
+            .map(|a| vec![a.key, a.value, format!("({})", a.origin)])
+            .collect();
+        text += &format!(
+            "\nWhat the domain XML needs besides\n{}\n",
+            table(&[], &rows)
+        );
     }
     let width = devices
         .iter()

@@ -10,6 +10,7 @@
 //! | `sources` | where values came from, the later over the earlier: `preset NAME`, `feature NAME`, `settings FILE`, the scenario's file, `command line` |
 //! | `differences` | what is not as recommended: `key`, `recommended` (`null`: nothing is), `current`, `origin` |
 //! | `settings` | every value: `key`, `value`, `origin` |
+//! | `answers` | what nobody said and the domain needs, in the form of `settings` |
 //! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
 //! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not); `skipped_all`: why none is made |
 //! | `images` | images that the first run makes: `disk`, `path`, `size` (bytes), `format` |
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use vsc::compile::{
-    Description, DevicePair, Difference, DomainDevice, HostPlan, Making, domain_devices,
+    Description, DevicePair, Difference, DomainDevice, HostPlan, Making, answers, domain_devices,
     machine_pairs,
 };
 use vsc::diag::{Origin, Record, Severity, shown};
@@ -68,6 +69,7 @@ struct Answer<'a> {
     sources: Vec<String>,
     differences: Vec<Difference>,
     settings: Vec<Setting>,
+    answers: Vec<Setting>,
     devices: Vec<Device>,
     host: &'a HostPlan,
     images: &'a [Making],
@@ -193,6 +195,7 @@ impl<'a> Answer<'a> {
             presets: &description.parsed().presets,
             sources: sources(&settings),
             differences: description.differences(),
+            answers: answers(&settings, domain),
             settings,
             devices: domain_devices(domain).into_iter().map(device).collect(),
             host,
@@ -226,6 +229,11 @@ impl<'a> Answer<'a> {
             let row = |s: &Setting| vec![s.key.clone(), s.value.clone(), s.origin.to_string()];
             let rows: Vec<_> = self.settings.iter().map(row).collect();
             section("Settings", table(&["KEY", "VALUE", "ORIGIN"], &rows));
+            let rows: Vec<_> = self.answers.iter().map(row).collect();
+            section(
+                "What the domain XML needs besides",
+                table(&["KEY", "VALUE", "ORIGIN"], &rows),
+            );
         }
         section("Devices", self.pairs());
         if !self.host.changes.is_empty() {

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod console;
 mod cpu;
 mod devices;
@@ -27,6 +28,7 @@ use crate::domain::Domain;
 use crate::facts::Facts;
 use crate::scenario::{Parsed, Scenario, Setting, old, presets, value, word};
 
+pub use answers::answers;
 pub use devices::{DevicePair, device_pairs, machine_pairs};
 pub use host::{HostChange, HostPlan};
 pub use make::Making;

@@ -181,8 +181,13 @@ fn definition(key: &'static Key, path: &str) -> Value {
     if !key.reason.is_empty() {
         about += &format!(" ({})", key.reason);
     }
-    if let Some(why) = key.elsewhere {
-        about += &format!(" Only in the domain XML: {why}.");
+    match (key.elsewhere, key.as_is) {
+        (None, _) | (_, ["*"]) => {}
+        (Some(why), []) => about += &format!(" Only in the domain XML: {why}."),
+        (Some(why), values) => {
+            let values = values.join(", ");
+            about += &format!(" Other than {values} only in the domain XML: {why}.");
+        }
     }
     let mut more = json!({ "description": about });
     match default(key) {
@@ -213,6 +218,8 @@ fn default(key: &Key) -> Option<Value> {
     match (key.default, key.kind) {
         ("", _) => None,
         (text, Kind::Name { max }) if value::name(text, max).is_err() => None,
+        // A word that looks like a number is a word.
+        (text, Kind::Word(_)) => Some(text.into()),
         (text, _) => instance(text),
     }
 }
@@ -441,6 +448,7 @@ mod tests {
         let schema = schema();
         assert_eq!(schema["$defs"]["memory.size"]["default"], "256M");
         assert_eq!(schema["$defs"]["iothreads"]["default"], 1);
+        assert_eq!(schema["$defs"]["tpm.version"]["default"], "2.0");
         assert!(schema["$defs"]["disks.id"].get("default").is_none());
     }
 }

@@ -15,7 +15,7 @@ use super::Problems;
 
 /// Words that every Linux gets: end by a reset that needs no probing, never wait after a panic, and be content with
 /// an empty PCI bus (see `vsc_devices::legacy::pci_config`).
-const ALWAYS: &str = "reboot=k panic=-1 pci=conf1,noearly";
+pub(crate) const ALWAYS: &str = "reboot=k panic=-1 pci=conf1,noearly";
 /// Words for a kernel that runs a command: keep its talk off the console, start our PID 1.
 const FOR_COMMAND: &str = "quiet rdinit=/vsc/init";
 

@@ -31,12 +31,13 @@ use crate::scenario::{Parsed, Scenario, Setting, old, presets, value, word};
 pub use answers::answers;
 pub use devices::{DevicePair, device_pairs, machine_pairs};
 pub use host::{HostChange, HostPlan};
+pub(crate) use kernel::ALWAYS;
 pub use make::Making;
 pub use pairs::{DomainDevice, domain_devices};
 pub use runner::{InitrdPlan, RootPlan, RunPlan, Stdio};
 
 /// What `root.device` says when disks are data, and the initrd is the root.
-const NO_ROOT: &str = "none";
+pub(crate) const NO_ROOT: &str = "none";
 
 /// Messages while compiling.
 type Problems = Vec<Diagnostic>;

@@ -4,8 +4,6 @@
 
 use serde_json::{Value, json};
 
-use super::disk::{has_ports, write_port_controller};
-use super::domain::Wide;
 use super::element::{Element, legal};
 use super::import::Import;
 use super::table::{members, peek, peek_text, put, take, take_text};
@@ -52,10 +50,7 @@ fn write_end(from: &mut Value, key: &str, element: &mut Element) {
     }
 }
 
-pub(super) fn write_all(rest: &mut Value, devices: &mut Element, wide: Wide) {
-    if has_ports(rest) {
-        write_port_controller(devices, wide);
-    }
+pub(super) fn write_all(rest: &mut Value, devices: &mut Element) {
     let mut log = take_text(rest, "console.log");
     // Its effect is in the lists of the domain.
     take(rest, "console.implicit");
@@ -92,7 +87,7 @@ pub(super) fn write_all(rest: &mut Value, devices: &mut Element, wide: Wide) {
     match peek(rest, "agent") {
         Some(Value::Bool(true)) => {
             let mut element = Element::new("channel").with("type", "unix");
-            element.push(Element::new("source").with("mode", "bind"));
+            // Without a source: libvirt chooses the socket.
             element.push(port_target().with("name", AGENT));
             devices.push(element);
             take(rest, "agent");

@@ -112,8 +112,11 @@ pub(super) fn read_shares(devices: &mut Element, import: &mut Import, wide: Wide
     }
 }
 
-/// The kinds of input device, each a key of `input`.
-const INPUTS: [&str; 3] = ["mouse", "tablet", "keyboard"];
+/// The kinds of input device, each a key of `input`, in an order in which no two of ours end the list as libvirt's
+/// own pair does.
+const INPUTS: [&str; 3] = ["tablet", "keyboard", "mouse"];
+/// What libvirt adds to every PC, at the end and in this order.
+const PS2: [&str; 2] = ["mouse", "keyboard"];
 const BUS: &[Row] = &[row("bus", "@bus", Form::Words(&["virtio", "ps2", "usb"]))];
 
 pub(super) fn write_inputs(rest: &mut Value, devices: &mut Element, wide: Wide) {
@@ -139,34 +142,40 @@ pub(super) fn write_inputs(rest: &mut Value, devices: &mut Element, wide: Wide) 
 }
 
 pub(super) fn read_inputs(devices: &mut Element, import: &mut Import, wide: Wide) {
-    for kind in INPUTS {
-        let mut found: Vec<&mut Element> = devices
-            .children
-            .iter_mut()
-            .filter(|c| c.name == "input" && c.get("type") == Some(kind))
-            .collect();
-        // A PC has its PS/2 pair whatever else is there: libvirt lists it beside the one that was asked for.
-        found.sort_by_key(|e| e.get("bus") == Some("ps2"));
-        let mut chosen = false;
-        for element in found {
-            let mut one = json!({});
-            if chosen {
-                if element.get("bus") == Some("ps2") {
-                    element.see_all();
-                }
-                continue;
-            }
-            read(element, BUS, &mut one);
-            let Some(bus) = peek_text(&one, "bus").map(str::to_owned) else {
-                continue;
-            };
-            element.see("type");
-            if bus == "virtio" {
-                read_virtio(element, import, wide);
-            }
-            put(&mut import.out, &format!("input.{kind}"), bus.into());
-            chosen = true;
+    let mut inputs: Vec<&mut Element> = devices
+        .children
+        .iter_mut()
+        .filter(|c| c.name == "input")
+        .collect();
+    let ps2 = |e: &Element, kind| e.get("type") == Some(kind) && e.get("bus") == Some("ps2");
+    if import.on_pc()
+        && let [.., mouse, keyboard] = inputs.as_mut_slice()
+        && ps2(mouse, PS2[0])
+        && ps2(keyboard, PS2[1])
+    {
+        mouse.see_all();
+        keyboard.see_all();
+        inputs.truncate(inputs.len() - PS2.len());
+    }
+    for element in inputs {
+        let kind = element
+            .get("type")
+            .and_then(|t| INPUTS.iter().find(|k| **k == t));
+        let Some(kind) = kind else { continue };
+        let key = format!("input.{kind}");
+        let mut one = json!({});
+        if peek(&import.out, &key).is_some() {
+            continue;
         }
+        read(element, BUS, &mut one);
+        let Some(bus) = peek_text(&one, "bus").map(str::to_owned) else {
+            continue;
+        };
+        element.see("type");
+        if bus == "virtio" {
+            read_virtio(element, import, wide);
+        }
+        put(&mut import.out, &key, bus.into());
     }
 }
 
@@ -224,6 +233,10 @@ fn write_display(one: &mut Value) -> Option<Element> {
     write(one, rows, &mut element);
     if element.get("port").is_some() {
         element.set("autoport", "no");
+    } else if remote && peek(one, "socket").is_none() {
+        // A SPICE server that is told nothing listens nowhere.
+        element.set("port", "-1");
+        element.set("autoport", "yes");
     }
     if remote {
         write(one, rows::KEYMAP, &mut element);

@@ -48,6 +48,14 @@ pub(super) fn write_disks(rest: &mut Value, devices: &mut Element, wide: Wide) {
         write(&mut shared, CONTROLLER, &mut element);
         devices.push(element);
     }
+}
+
+/// The controllers that are not of the disks. USB comes last: libvirt puts the one that it adds itself there, and the
+/// order decides over the addresses.
+pub(super) fn write_controllers(rest: &mut Value, devices: &mut Element, wide: Wide) {
+    if has_ports(rest) {
+        write_port_controller(devices, wide);
+    }
     if let Some(model) = peek_text(rest, "usb.model").map(str::to_owned) {
         let mut element = controller_element("usb");
         write(rest, rows::USB, &mut element);
@@ -105,6 +113,12 @@ fn write_disk(disk: &mut Value, wide: Wide) -> Element {
     }
     take_if(disk, "encryption", "none");
     write(disk, rows::DISK_END, &mut element);
+    if let Some(blocks) = element.child_mut("blockio")
+        && let Some(size) = blocks.get("logical_block_size").map(str::to_owned)
+    {
+        // QEMU refuses logical blocks that are larger than physical ones, which are 512 by default.
+        blocks.set("physical_block_size", size);
+    }
     element
 }
 
@@ -154,6 +168,11 @@ fn read_disk(element: &mut Element, block: bool, wide: Wide, disk: &mut Value) {
     read(element, rows::DISK, disk);
     read(element, rows::VIRTIO_DRIVER, disk);
     read(element, rows::DISK_END, disk);
+    if let Some(blocks) = element.child_mut("blockio")
+        && let Some(size) = blocks.get("logical_block_size").map(str::to_owned)
+    {
+        blocks.see_if("physical_block_size", &size);
+    }
     if let Some(source) = element.child_mut("source") {
         let rows: &[Row] = if block { DEV } else { FILE };
         read(source, rows, disk);
@@ -317,7 +336,7 @@ pub(super) fn see_model(element: &mut Element, wide: Wide) {
 }
 
 /// Adds the controller of virtio ports where it has to say something.
-pub(super) fn write_port_controller(devices: &mut Element, wide: Wide) {
+fn write_port_controller(devices: &mut Element, wide: Wide) {
     if !wide.iommu && !wide.modern_only {
         return;
     }
@@ -332,7 +351,7 @@ pub(super) fn write_port_controller(devices: &mut Element, wide: Wide) {
 }
 
 /// Whether the domain has anything that sits on the controller of virtio ports.
-pub(super) fn has_ports(rest: &Value) -> bool {
+fn has_ports(rest: &Value) -> bool {
     peek(rest, "agent") == Some(&Value::Bool(true))
         || peek(rest, "consoles")
             .and_then(Value::as_array)

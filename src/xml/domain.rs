@@ -5,8 +5,9 @@
 use serde_json::Value;
 
 use super::element::{Element, legal};
-use super::table::{peek_text, take, take_text, write};
+use super::table::{peek, peek_text, take, take_if, take_text, write};
 use super::{chardev, devices, disk, machine, metadata, os, rows};
+use crate::compile::NO_ROOT;
 use crate::domain::Domain;
 
 /// What decides over every virtio device at once.
@@ -47,12 +48,19 @@ fn write_domain(rest: &mut Value) -> Element {
     let wide = Wide::new(
         peek_text(rest, "machine"),
         peek_text(rest, "security.type"),
-        peek_text(rest, "iommu") == Some("on"),
+        peek_text(rest, "iommu") == Some("on")
+            || peek(rest, "console.iommu") == Some(&Value::Bool(true)),
     );
-    // What it decides is said at the devices.
+    // What they decide is said at the devices.
+    if peek(rest, "console.iommu").is_some_and(Value::is_boolean) {
+        take(rest, "console.iommu");
+    }
     if matches!(peek_text(rest, "iommu"), Some("auto" | "on" | "off")) {
         take(rest, "iommu");
     }
+    // They keep words off a command line that is whole here.
+    take_if(rest, "kernel.console", "none");
+    take_if(rest, "root.device", NO_ROOT);
     write(rest, rows::HEAD, root);
     metadata::write_metadata(rest, root);
     write(rest, rows::MEMORY, root);
@@ -76,9 +84,10 @@ fn write_devices(rest: &mut Value, devices: &mut Element, wide: Wide) {
         devices.need("emulator").text = emulator;
     }
     disk::write_disks(rest, devices, wide);
+    disk::write_controllers(rest, devices, wide);
     devices::write_shares(rest, devices, wide);
     devices::write_nets(rest, devices);
-    chardev::write_all(rest, devices, wide);
+    chardev::write_all(rest, devices);
     devices::write_inputs(rest, devices, wide);
     devices::write_tpm(rest, devices);
     devices::write_graphics(rest, devices);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::domain::Wide;
 use super::element::{Attribute, Element, Place};
 use super::parse::parse;
-use super::table::{peek, peek_text, put, read};
+use super::table::{members, peek, peek_text, put, read, slot};
 use super::{chardev, devices, disk, machine, metadata, os, rows};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
 
@@ -105,6 +105,10 @@ impl Import {
             // libvirt switches ACPI off where <acpi/> is missing.
             put(out, "features.acpi", false.into());
         }
+        if self.on_pc() && peek(&self.out, "features.apic").is_none() {
+            put(&mut self.out, "features.apic", false.into());
+        }
+        let out = &mut self.out;
         machine::read_cpu(root, out);
         read(root, rows::CLOCK, out);
         read(root, rows::EVENTS, out);
@@ -113,6 +117,7 @@ impl Import {
         let devices = root.child_mut("devices").unwrap_or(&mut none);
         devices.seen = true;
         self.devices(devices, wide);
+        os::keep_cmdline(root, self);
         self.volatile(root);
     }
 
@@ -135,11 +140,39 @@ impl Import {
         devices::read_balloon(devices, &mut self.out);
         devices::read_rng(devices, &mut self.out, wide);
         devices::read_vsock(devices, self, wide);
-        if wide.iommu && peek_text(&self.out, "iommu") == Some("on") {
+        self.iommu(wide);
+    }
+
+    /// Where all virtio devices are behind the IOMMU, those that are not must say so.
+    fn iommu(&mut self, wide: Wide) {
+        if !wide.iommu && peek_text(&self.out, "iommu") != Some("on") {
+            return;
+        }
+        if wide.iommu
+            && let Some(map) = self.out.as_object_mut()
+        {
             // SEV means it already.
-            if let Some(map) = self.out.as_object_mut() {
-                map.remove("iommu");
+            map.remove("iommu");
+        }
+        let outside = |device: &mut Value, key: &str| {
+            let model = peek_text(device, key);
+            let virtio = model.is_some_and(|m| m.starts_with("virtio") || m == "scsi");
+            if virtio && peek(device, "iommu").is_none() {
+                put(device, "iommu", false.into());
             }
+        };
+        for (list, key) in [("disks", "bus"), ("nets", "model"), ("video", "model")] {
+            members(&mut self.out, list)
+                .iter_mut()
+                .for_each(|device| outside(device, key));
+        }
+        if let Some(balloon) = slot(&mut self.out, "balloon") {
+            outside(balloon, "model");
+        }
+        if let Some(rng) = slot(&mut self.out, "rng")
+            && peek(rng, "iommu").is_none()
+        {
+            put(rng, "iommu", false.into());
         }
     }
 

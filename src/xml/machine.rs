@@ -112,7 +112,7 @@ fn all_of(count: u64) -> String {
 pub(super) fn read_tuning(root: &mut Element, into: &mut Value) {
     let count = root
         .child("vcpu")
-        .and_then(|v| v.text.trim().parse::<u64>().ok())
+        .and_then(|v| v.text.trim().parse::<usize>().ok())
         .unwrap_or(1);
     let Some(tune) = root.child_mut("cputune") else {
         return;
@@ -120,30 +120,53 @@ pub(super) fn read_tuning(root: &mut Element, into: &mut Value) {
     tune.seen = true;
     read(tune, EMULATOR_PIN, into);
     let mut pins = Vec::new();
-    let mut scheduled = false;
-    for child in &mut tune.children {
-        match child.name.as_str() {
-            "vcpupin" => {
-                let mut pin = json!({});
-                read(child, PIN, &mut pin);
-                pins.push(pin);
-            }
-            "vcpusched" if !scheduled => {
-                let vcpus = child.get("vcpus").map(str::to_owned);
-                if vcpus.is_none_or(|v| v == all_of(count)) {
-                    child.see("vcpus");
-                    read(child, SCHEDULER, into);
-                    read(child, PRIORITY, into);
-                    scheduled = true;
-                }
-            }
-            _ => {}
-        }
+    for child in tune.children.iter_mut().filter(|c| c.name == "vcpupin") {
+        let mut pin = json!({});
+        read(child, PIN, &mut pin);
+        pins.push(pin);
     }
     if !pins.is_empty() {
         put(into, "cpu.pin", pins.into());
     }
+    if one_scheduler(tune, count) {
+        for child in tune.children.iter_mut().filter(|c| c.name == "vcpusched") {
+            child.see("vcpus");
+            read(child, SCHEDULER, into);
+            read(child, PRIORITY, into);
+        }
+    }
 }
+
+/// Whether all vCPUs are scheduled alike, by one element or by several.
+fn one_scheduler(tune: &Element, count: usize) -> bool {
+    let mut covered = vec![false; count.min(MAX_VCPUS)];
+    let mut first: Option<(Option<&str>, Option<&str>)> = None;
+    for child in tune.children.iter().filter(|c| c.name == "vcpusched") {
+        let this = (child.get("scheduler"), child.get("priority"));
+        if *first.get_or_insert(this) != this {
+            return false;
+        }
+        let Some(set) = child.get("vcpus") else {
+            covered.fill(true);
+            continue;
+        };
+        for part in set.split(',') {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            let (Ok(from), Ok(to)) = (from.trim().parse(), to.trim().parse::<usize>()) else {
+                return false;
+            };
+            let range: std::ops::RangeInclusive<usize> = from..=to;
+            let Some(part) = covered.get_mut(range) else {
+                return false;
+            };
+            part.fill(true);
+        }
+    }
+    first.is_some() && covered.iter().all(|c| *c)
+}
+
+/// More than any machine of libvirt has.
+const MAX_VCPUS: usize = 4096;
 
 pub(super) fn write_cpu(rest: &mut Value, root: &mut Element) {
     let Some(cpu) = slot(rest, "cpu").filter(|c| c.is_object()) else {
@@ -151,6 +174,9 @@ pub(super) fn write_cpu(rest: &mut Value, root: &mut Element) {
     };
     let mut element = Element::new("cpu");
     write(cpu, rows::CPU, &mut element);
+    if let Some(model) = element.child_mut("model") {
+        model.set("fallback", "forbid");
+    }
     if let Some(topology) = element.child_mut("topology") {
         // The schema demands all three; a part that nobody named is one.
         for part in ["sockets", "cores", "threads"] {
@@ -198,6 +224,12 @@ pub(super) fn read_cpu(root: &mut Element, into: &mut Value) {
     read(element, rows::CPU, &mut cpu);
     if element.get("mode").is_none() && element.child("model").is_some() {
         put(&mut cpu, "mode", "custom".into());
+    }
+    if let Some(model) = element.child_mut("model")
+        && model.text.is_empty()
+    {
+        // What libvirt writes beside a mode that has no model of its own.
+        model.see_if("fallback", "allow");
     }
     if let Some(cache) = element.child_mut("cache")
         && cache.get("mode") == Some("emulate")

@@ -5,10 +5,12 @@
 use serde_json::{Value, json};
 
 use super::element::{Element, legal};
+use super::import::Import;
 use super::rows;
 use super::table::{
     Form, Row, YES, members, peek, peek_text, put, read, row, slot, take, take_if, take_text, write,
 };
+use crate::compile::{ALWAYS, NO_ROOT};
 
 pub(super) fn write_os(rest: &mut Value, root: &mut Element) {
     let mut os = Element::new("os");
@@ -69,6 +71,7 @@ fn write_kernel(rest: &mut Value, os: &mut Element) {
 }
 
 fn write_firmware(rest: &mut Value, os: &mut Element) {
+    let kernel = peek(rest, "kernel.path").is_some();
     let Some(firmware) = slot(rest, "firmware").filter(|f| f.is_object()) else {
         return;
     };
@@ -112,8 +115,8 @@ fn write_firmware(rest: &mut Value, os: &mut Element) {
         if !loader.attributes.is_empty() {
             os.push(loader);
         }
-    } else {
-        // Without a loader a PC has its BIOS.
+    } else if !kernel {
+        // Without a loader a PC has its BIOS; with a kernel nobody asks which firmware it was.
         take_if(firmware, "type", "bios");
     }
     let mut nvram = Element::new("nvram");
@@ -146,7 +149,9 @@ pub(super) fn read_os(root: &mut Element, into: &mut Value) {
     if let Some(initrd) = os.child_mut("initrd") {
         initrd.seen = true;
         initrd.text_seen = true;
-        put(into, "kernel.initrd", json!([initrd.text]));
+        if !initrd.text.is_empty() {
+            put(into, "kernel.initrd", json!([initrd.text]));
+        }
     }
     let mut devices = Vec::new();
     for boot in os.children.iter_mut().filter(|c| c.name == "boot") {
@@ -219,6 +224,40 @@ fn read_firmware(os: &mut Element, into: &mut Value) {
         .is_some_and(|a| matches!(a, "x86_64" | "i686"));
     if pc && os.child("kernel").is_none() {
         put(into, "firmware.type", "bios".into());
+    }
+}
+
+/// Keeps the compiler from adding to a command line what it adds where nothing is said.
+pub(super) fn keep_cmdline(root: &Element, import: &mut Import) {
+    if peek(&import.out, "kernel.path").is_none() {
+        return;
+    }
+    let line = peek_text(&import.out, "kernel.cmdline").unwrap_or_default();
+    let says = |name: &str| line.split_ascii_whitespace().any(|w| w.starts_with(name));
+    let (console, root_device) = (says("console="), says("root="));
+    let silent: Vec<&str> = ALWAYS
+        .split(' ')
+        .filter(|w| !says(w.split_inclusive('=').next().unwrap_or(w)))
+        .filter(|w| !w.starts_with("pci="))
+        .collect();
+    if !silent.is_empty() {
+        let os = root.child("os");
+        let at = os.and_then(|os| os.child("cmdline").or(os.child("kernel")));
+        let said = silent.join(" ");
+        let text =
+            format!("the command line of a scenario gets `{said}` where it says nothing of it");
+        import.note(
+            at.map(|e| e.place).unwrap_or_default(),
+            text,
+            "Say what is wanted instead",
+        );
+    }
+    if !console {
+        put(&mut import.out, "kernel.console", "none".into());
+    }
+    let disks = peek(&import.out, "disks").is_some();
+    if !root_device && disks && peek(&import.out, "kernel.initrd").is_none() {
+        put(&mut import.out, "root.device", NO_ROOT.into());
     }
 }
 

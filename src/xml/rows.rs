@@ -103,7 +103,8 @@ pub(super) const CPU: &[Row] = &[
     row("migratable", "@migratable", ON),
     row("model", "model", Text),
     row("", "@match", Expect("exact")),
-    row("", "model/@fallback", Expect("allow")),
+    // Our language does not let another model stand in.
+    row("", "model/@fallback", Expect("forbid")),
     row("", "topology/@dies", Expect("1")),
     row("", "topology/@clusters", Expect("1")),
     row("topology.sockets", "topology/@sockets", Number),
@@ -217,6 +218,7 @@ pub(super) const DISK_END: &[Row] = &[
     row("block_size", "blockio/@logical_block_size", Number),
     row("read_only", "readonly", Present),
     row("shareable", "shareable", Present),
+    row("transient", "transient", Present),
     row("id", "serial", Text),
     row("boot", "boot/@order", Number),
 ];

@@ -69,6 +69,7 @@ fn prune(value: &mut Value) {
 fn everything_that_xml_can_say_comes_back() {
     let absent = [
         "console.implicit",
+        "console.iommu",
         "disks[1].encryption",
         "disks[2].iommu",
         "firmware.format",

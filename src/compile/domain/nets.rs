@@ -400,7 +400,8 @@ impl Cx<'_> {
         let virtio = |map: &Map<String, Value>, key: &str| {
             map.get(key)
                 .and_then(Value::as_str)
-                .is_some_and(|m| m.starts_with("virtio"))
+                // A SCSI disk sits on a virtio controller.
+                .is_some_and(|m| m.starts_with("virtio") || (key == "bus" && m == "scsi"))
         };
         for (list, key) in [("disks", "bus"), ("nets", "model"), ("video", "model")] {
             let mut wrong = Vec::new();

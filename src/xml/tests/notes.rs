@@ -80,7 +80,7 @@ fn everything_unknown_is_noted_once() {
 fn what_libvirt_assigns_is_one_note_and_what_it_repeats_is_none() {
     let imported = read(
         "<vcpu placement='static'>2</vcpu><resource><partition>/machine</partition></resource><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><features><acpi/></features>
-<cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model><topology sockets='1' dies='1' cores='2' threads='1'/></cpu>
+<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model><topology sockets='1' dies='1' cores='2' threads='1'/></cpu>
 <devices>
 <controller type='pci' index='0' model='pcie-root'><alias name='pcie.0'/></controller>
 <controller type='pci' index='1' model='pcie-root-port'><model name='pcie-root-port'/><target chassis='1' port='0x10'/><address type='pci'/></controller>
@@ -91,7 +91,7 @@ fn what_libvirt_assigns_is_one_note_and_what_it_repeats_is_none() {
 <serial type='pty'><source path='/dev/pts/3'/><target type='isa-serial' port='0'><model name='isa-serial'/></target><alias name='serial0'/></serial>
 <console type='pty' tty='/dev/pts/3'><source path='/dev/pts/3'/><target type='serial' port='0'/><alias name='serial0'/></console>
 <channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/channel/target/domain-1-a/org.qemu.guest_agent.0'/><target type='virtio' name='org.qemu.guest_agent.0' state='disconnected'/><address type='virtio-serial' controller='0' bus='0' port='1'/></channel>
-<input type='mouse' bus='ps2'/><input type='keyboard' bus='ps2'/><input type='keyboard' bus='virtio'/>
+<input type='keyboard' bus='virtio'/><input type='mouse' bus='ps2'/><input type='keyboard' bus='ps2'/>
 <graphics type='vnc' port='5900' autoport='yes' listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics>
 <audio id='1' type='none'/><memballoon model='virtio'><alias name='balloon0'/></memballoon>
 <vsock model='virtio'><cid auto='yes' address='3'/></vsock>
@@ -110,7 +110,7 @@ fn what_libvirt_assigns_is_one_note_and_what_it_repeats_is_none() {
     let s = &imported.scenario;
     assert_eq!(s["serials"], json!([{"to": "stdio"}]));
     assert_eq!(s["agent"], true);
-    assert_eq!(s["input"], json!({"mouse": "ps2", "keyboard": "virtio"}));
+    assert_eq!(s["input"], json!({"keyboard": "virtio"}));
     assert_eq!(
         s["graphics"],
         json!([{"type": "vnc", "listen": "127.0.0.1"}])
@@ -307,7 +307,7 @@ fn namespaces_count_and_prefixes_do_not() {
 #[test]
 fn absence_that_changes_the_guest_is_said_aloud() {
     let bare = read("<os><type arch='x86_64'>hvm</type></os>").scenario;
-    let want = json!({"type": "kvm", "arch": "x86_64", "features": {"acpi": false}, "console": {"implicit": false}, "firmware": {"type": "bios"}});
+    let want = json!({"type": "kvm", "arch": "x86_64", "features": {"acpi": false, "apic": false}, "console": {"implicit": false}, "firmware": {"type": "bios"}});
     assert_eq!(bare, want);
     let kernel = read("<os><type arch='x86_64'>hvm</type><kernel>/k</kernel></os>").scenario;
     assert!(kernel.get("firmware").is_none());

@@ -14,6 +14,7 @@
 //! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
 //! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not); `skipped_all`: why none is made |
 //! | `images` | images that the first run makes: `disk`, `path`, `size` (bytes), `format` |
+//! | `xml_changes` | what `xml` and `--xml-set` change of the domain XML: `path`, `old`, `new` (`null`: nothing) |
 //! | `monitor` | `runs`; `devices`: `guest`, `host`, `id` of what it would run; `left_out`: keys; `problems`: why it cannot, as messages |
 //! | `domain` | the machine with every open question answered, in canonical keys |
 //! | `warnings` | what is legal but unwise, as messages |
@@ -34,11 +35,13 @@ use vsc::compile::{
 };
 use vsc::diag::{Origin, Record, Severity, shown};
 use vsc::domain::Domain;
+use vsc::scenario::keys::{self, Kind};
 use vsc::scenario::presets::{FEATURES, PRESETS};
 use vsc::scenario::{Layer, Setting};
+use vsc::xml::Changed;
 
 use super::Common;
-use super::export::describe;
+use super::export::{describe, domain_xml};
 use super::run::{KeyArgs, Source};
 use super::table::table;
 use crate::say;
@@ -50,11 +53,14 @@ pub(super) struct PlanArgs {
     scenario: Option<PathBuf>,
     #[command(flatten)]
     keys: KeyArgs,
+    /// Sets a place of the exported XML, as with --export-xml.
+    #[arg(long, value_name = "XPATH=VALUE")]
+    xml_set: Vec<String>,
     /// Every setting with its origin, defaults as well.
     #[arg(long)]
     all: bool,
     /// Lists the presets and the feature sets instead.
-    #[arg(long, conflicts_with_all = ["scenario", "all", "command"])]
+    #[arg(long, conflicts_with_all = ["scenario", "all", "xml_set", "command"])]
     list: bool,
     /// The command to run in the guest.
     #[arg(last = true, value_name = "CMD")]
@@ -73,6 +79,7 @@ struct Answer<'a> {
     devices: Vec<Device>,
     host: &'a HostPlan,
     images: &'a [Making],
+    xml_changes: Vec<Changed>,
     monitor: Monitor<'a>,
     domain: &'a Domain,
     warnings: Vec<Record>,
@@ -118,7 +125,13 @@ pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
     let Some(description) = describe(Source { file, layers }, common) else {
         return crate::FAILED;
     };
-    let answer = Answer::of(&description);
+    let patched = !args.xml_set.is_empty() || !description.domain.list("xml").is_empty();
+    let xml_changes = match patched.then(|| domain_xml(&description, &args.xml_set, common)) {
+        None => Vec::new(),
+        Some(Some(exported)) => exported.changed,
+        Some(None) => return crate::FAILED,
+    };
+    let answer = Answer::of(&description, xml_changes);
     if common.json {
         say::out(&(serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"));
     } else {
@@ -170,8 +183,29 @@ fn sources(settings: &[Setting]) -> Vec<String> {
     all.into_iter().map(|(_, source)| source).collect()
 }
 
+/// Whether the monitor of this build has such a disk as `disks[N]`: no word of it is for the domain XML only.
+fn disk_is_here(domain: &Domain, key: &str) -> bool {
+    let devices = domain.list("disks").iter().enumerate();
+    let disk = devices
+        .filter(|(number, _)| key == format!("disks[{number}]"))
+        .find_map(|(_, disk)| disk.as_object());
+    disk.is_some_and(|disk| {
+        disk.iter().all(|(name, value)| {
+            let (Some(key), Some(value)) = (keys::at(&["disks", name]), value.as_str()) else {
+                return true;
+            };
+            let Kind::Word(words) = key.kind else {
+                return true;
+            };
+            let word = words.iter().find(|word| word.name == value);
+            let as_is = key.as_is.contains(&value) || key.as_is.contains(&"*");
+            word.is_none_or(|word| word.elsewhere.is_none()) && (key.elsewhere.is_none() || as_is)
+        })
+    })
+}
+
 impl<'a> Answer<'a> {
-    fn of(description: &'a Description) -> Self {
+    fn of(description: &'a Description, xml_changes: Vec<Changed>) -> Self {
         let Description {
             domain,
             host,
@@ -183,7 +217,12 @@ impl<'a> Answer<'a> {
         } = description;
         let has = |key: &str| {
             let top = key.split(['.', '[']).next().unwrap_or_default();
-            !left_out.iter().any(|out| out == top || out == key)
+            let kind = match top {
+                "serials" | "consoles" | "rng" => true,
+                "disks" => disk_is_here(domain, key),
+                _ => false,
+            };
+            kind && !left_out.iter().any(|out| out == top || out == key)
         };
         let device = |device: DomainDevice| Device {
             monitor: has(&device.key),
@@ -200,6 +239,7 @@ impl<'a> Answer<'a> {
             devices: domain_devices(domain).into_iter().map(device).collect(),
             host,
             images,
+            xml_changes,
             monitor: Monitor {
                 runs: monitor.is_ok(),
                 devices: match monitor {
@@ -241,6 +281,9 @@ impl<'a> Answer<'a> {
         }
         if !self.images.is_empty() {
             section("Images that the first run makes", self.images());
+        }
+        if !self.xml_changes.is_empty() {
+            section("Changes of the domain XML", self.xml_changes());
         }
         section("Monitor", self.monitor());
         text
@@ -320,6 +363,15 @@ impl<'a> Answer<'a> {
         });
         let rows: Vec<_> = rows.collect();
         table(&["KEY", "FILE", "FORMAT", "SIZE"], &rows)
+    }
+
+    fn xml_changes(&self) -> String {
+        let rows = self.xml_changes.iter().map(|change| {
+            let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            vec![change.path.clone(), side(&change.old), side(&change.new)]
+        });
+        let rows: Vec<_> = rows.collect();
+        table(&["PLACE", "OLD", "NEW"], &rows)
     }
 
     fn monitor(&self) -> String {

@@ -73,6 +73,12 @@ fn write_domain(rest: &mut Value) -> Element {
     write(rest, rows::FEATURES, root);
     machine::write_cpu(rest, root);
     write(rest, rows::CLOCK, root);
+    if let Some(clock) = root.child_mut("clock")
+        && clock.get("offset").is_none()
+    {
+        // The schema demands one; this is libvirt's own default.
+        clock.set("offset", "utc");
+    }
     write(rest, rows::EVENTS, root);
     write_devices(rest, root.need("devices"), wide);
     machine::write_security(rest, root);

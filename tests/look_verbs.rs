@@ -116,6 +116,7 @@ fn explain_tells_about_keys_presets_and_feature_sets() {
             &["explain", "s.yaml", "disks.cahce"],
         ),
         ("explain-neither.txt", 125, &["explain", "securvm"]),
+        ("explain-partly.txt", 125, &["explain", "cpu.topolgy.cores"]),
         ("explain-no-file.txt", 125, &["explain", "gone.yaml"]),
     ] {
         golden(name, &dir, code, args);

@@ -129,6 +129,14 @@ pub fn explain(text: &str) -> Result<Article, Diagnostics> {
 
 /// The message for a word that names neither a file nor a key, a preset or a feature set.
 pub fn neither(text: &str) -> Diagnostics {
+    if let Err(mut messages) = explain(text)
+        && walk(text).is_err_and(|unknown| !unknown.above.is_empty())
+    {
+        for message in &mut messages.list {
+            message.why = Some(format!("There is no file {} either", quoted(text)));
+        }
+        return messages;
+    }
     let mut sources = Sources::default();
     let source = sources.add_flag(text.into());
     let message = format!(

@@ -226,3 +226,6 @@ fn prune(value: &mut Value) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,7 @@ impl Cx<'_> {
                     format!("A CD-ROM is not on {bus}"),
                     "Say `bus: sata` or `bus: scsi`",
                 );
-            }
-            if (device == "floppy") != (bus == "fdc") {
+            } else if (device == "floppy") != (bus == "fdc") {
                 self.conflict(
                     &bus_at,
                     &path("device"),
@@ -167,6 +166,18 @@ impl Cx<'_> {
                     format!("libvirt's QEMU driver cannot do `{event}: {word}`"),
                 )
                 .help = Some("Say destroy or restart".into());
+            }
+        }
+        if self.text("events.on_poweroff") == Some("restart")
+            && self.text("events.on_reboot") == Some("destroy")
+        {
+            let also = self.span("events.on_reboot");
+            let written = self.parsed.is_written("events.on_reboot");
+            let message = "libvirt cannot restart after a power off and end after a reboot";
+            let d = self.warn("W-LIBVIRT", "events.on_poweroff", message);
+            d.help = Some("Say `on_reboot: restart`".into());
+            if written {
+                d.also.push((also, "the other one".into()));
             }
         }
         for (timer, words) in [

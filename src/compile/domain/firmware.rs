@@ -21,6 +21,10 @@ const QEMU_MODULES: [&str; 4] = [
 
 impl Cx<'_> {
     pub(super) fn firmware(&mut self, around: &Around<'_>) {
+        // That nobody can run it has its own message.
+        if matches!(self.text("machine"), Some("microvm" | "isapc")) {
+            return;
+        }
         let kernel = self.text("kernel.path").is_some();
         let encrypted = self.get("security").is_some();
         let directory = self.text("firmware.descriptors").map(str::to_owned);

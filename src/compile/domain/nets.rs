@@ -164,28 +164,7 @@ impl Cx<'_> {
         if self.get("tpm").is_some() {
             self.tpm();
         }
-        if self.flag("rng.enabled") {
-            self.default("rng", "source", "/dev/urandom");
-            if self.get("rng.rate_period").is_some() && self.get("rng.rate_bytes").is_none() {
-                self.error(
-                    "E-REQUIRED",
-                    "rng.rate_period",
-                    "A period needs `rng.rate_bytes`",
-                )
-                .help = Some("For example `rate_bytes: 1024`".into());
-            }
-        } else {
-            let rest = self
-                .get("rng")
-                .and_then(Value::as_object)
-                .is_some_and(|m| m.keys().any(|k| k != "enabled"));
-            if rest && !self.parsed.is_written("rng.enabled") {
-                self.map("rng").insert("enabled".into(), true.into());
-                self.default("rng", "source", "/dev/urandom");
-            } else {
-                self.root.remove("rng");
-            }
-        }
+        self.rng();
         if !self.flag("agent") {
             self.root.remove("agent");
         }
@@ -229,6 +208,27 @@ impl Cx<'_> {
         }
         self.vsock();
         self.shares();
+    }
+
+    fn rng(&mut self) {
+        let rest = self
+            .get("rng")
+            .and_then(Value::as_object)
+            .is_some_and(|m| m.keys().any(|k| k != "enabled"));
+        if !self.flag("rng.enabled") && (!rest || self.parsed.is_written("rng.enabled")) {
+            self.root.remove("rng");
+            return;
+        }
+        self.map("rng").insert("enabled".into(), true.into());
+        self.default("rng", "source", "/dev/urandom");
+        if self.get("rng.rate_period").is_some() && self.get("rng.rate_bytes").is_none() {
+            self.error(
+                "E-REQUIRED",
+                "rng.rate_period",
+                "A period needs `rng.rate_bytes`",
+            )
+            .help = Some("For example `rate_bytes: 1024`".into());
+        }
     }
 
     fn tpm(&mut self) {
@@ -449,5 +449,51 @@ impl Cx<'_> {
                 self.map("console").insert("iommu".into(), true.into());
             }
         }
+        self.no_legacy_virtio();
+    }
+
+    /// A virtio device with a legacy interface cannot say that its DMA is translated (QEMU: "VIRTIO_F_IOMMU_PLATFORM
+    /// was supported by neither legacy nor transitional device"); on PCI slots all have one that do not say otherwise.
+    fn no_legacy_virtio(&mut self) {
+        let slots = self.is_i440fx();
+        let legacy = |device: &Value, key: &str| {
+            let model = device.get(key).and_then(Value::as_str).unwrap_or("virtio");
+            let plain = model == "virtio" || key == "bus" && model == "scsi";
+            device.get("iommu") == Some(&Value::Bool(true))
+                && (model == "virtio-transitional" || slots && plain)
+        };
+        let listed = [("disks", "bus"), ("nets", "model"), ("video", "model")]
+            .into_iter()
+            .find_map(|(list, key)| {
+                let at = self.members(list).iter().position(|d| legacy(d, key))?;
+                Some((format!("{list}[{at}]"), key))
+            });
+        let single = ["rng", "balloon", "console"]
+            .into_iter()
+            .find_map(|device| {
+                let legacy = legacy(self.get(device)?, "model");
+                legacy.then(|| (device.to_owned(), "model"))
+            });
+        let Some((device, key)) = listed.or(single) else {
+            return;
+        };
+        let own = format!("{device}.iommu");
+        let asked = match () {
+            () if self.parsed.is_written(&own) => own,
+            () if self.parsed.is_written("iommu") => "iommu".to_owned(),
+            () => "security.type".to_owned(),
+        };
+        let model = format!("{device}.{key}");
+        let at = if self.text(&model) == Some("virtio-transitional") {
+            model
+        } else {
+            "machine".to_owned()
+        };
+        self.conflict(
+            &at,
+            &asked,
+            format!("`{device}` would have a legacy interface, which cannot say that its DMA is translated"),
+            "Say `machine: q35`, or a model such as virtio-non-transitional",
+        );
     }
 }

@@ -153,7 +153,7 @@ impl Cx<'_> {
         if (self.text("clock.offset") == Some("timezone")) != self.text("clock.timezone").is_some()
         {
             self.conflict(
-                "clock",
+                "clock.offset",
                 "clock.timezone",
                 "`offset: timezone` and `clock.timezone` go together",
                 "For example `clock: {offset: timezone, timezone: Europe/Berlin}`",
@@ -280,11 +280,6 @@ impl Cx<'_> {
                 .entry("reduced_phys_bits")
                 .or_insert(host.reduced_phys_bits.into());
         }
-        if !self.is_q35() && self.is_i440fx() {
-            let d = self.warn("W-SEV-MACHINE", "machine", "Encrypted memory on an i440fx machine needs virtio devices without legacy interface");
-            d.why = Some("PCI slots of i440fx make virtio devices transitional, and the legacy interface cannot say that DMA is translated".into());
-            d.help = Some("Say `machine: q35`, or models such as virtio-non-transitional".into());
-        }
         if self.flag("cpu.migratable") && self.is_advice("cpu.migratable") {
             self.map("cpu").insert("migratable".into(), false.into());
         } else if self.flag("cpu.migratable") {
@@ -310,7 +305,7 @@ impl Cx<'_> {
         } else if again {
             self.conflict(
                 "events.on_reboot",
-                "security",
+                "security.type",
                 "A machine with encrypted registers cannot be reset, only started anew",
                 "Say `on_reboot: destroy`",
             );

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
+mod lives;
 mod machines;
 
+pub use lives::{Event, Events, Existing, HandOverError, SHUT_OFF, Undo, is_active, uuid_of};
 pub use machines::{Machine, machines};
 
 /// Most that is read of each output: more than the XML of any domain and the capabilities of any host.
@@ -165,7 +167,7 @@ impl Virsh {
         Err(self.refusal(what, &output.stderr, status))
     }
 
-    fn start<A: AsRef<OsStr>>(&self, args: &[A], stdin: bool) -> Result<Child, VirshError> {
+    fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .arg("-c")
@@ -175,7 +177,13 @@ impl Virsh {
             .env("LC_ALL", "C")
             .env_remove("LANGUAGE")
             .env_remove("VIRSH_DEBUG")
-            .env_remove("LIBVIRT_DEBUG")
+            .env_remove("LIBVIRT_DEBUG");
+        command
+    }
+
+    fn start<A: AsRef<OsStr>>(&self, args: &[A], stdin: bool) -> Result<Child, VirshError> {
+        let mut command = self.command(args);
+        command
             .stdin(if stdin { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -247,6 +247,7 @@ impl Store {
             self.carry_over(place, new)?;
         }
         state.on.clone_from(&contents.on);
+        state.settings.clone_from(&contents.settings);
         let state = serde_json::to_string_pretty(&state).unwrap_or_default() + "\n";
         for (file, text) in [
             (DOMAIN, &contents.domain),

@@ -61,12 +61,6 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The scenario with all that the command line said of it, paths absolute, as [`crate::scenario::write()`] takes
-    /// it; `directory` is the current one.
-    pub fn scenario(&self, directory: &std::path::Path) -> serde_json::Value {
-        self.parsed.portable(directory)
-    }
-
     /// Every value with its origin, for `plan` and `explain`.
     pub fn settings(&self) -> Vec<Setting> {
         self.parsed.settings()

@@ -127,6 +127,8 @@ pub struct Parsed {
     pub(crate) tree: Arc<Entry>,
     /// What the scenario and the command line say, without presets and settings.
     pub(crate) alone: Arc<Entry>,
+    /// The settings file that goes between presets and scenario, where there is one.
+    pub settings: Option<PathBuf>,
     /// What the settings file expects to be on the host.
     pub(crate) places: Vec<old::Place>,
     /// What presets and feature sets alone say.
@@ -175,6 +177,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
     }
     storage::apply(&mut tree, !base.names.is_empty());
     let file = input.file.map(|(path, _)| path.to_owned());
+    let settings = input.settings.filter(|_| !base.names.is_empty());
     let scenario = Reader(&tree).scenario();
     Parsed {
         scenario,
@@ -182,6 +185,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         sources: Arc::new(sources),
         file,
         presets: base.names,
+        settings: settings.map(|(path, _)| path.to_owned()),
         places,
         tree: Arc::new(tree),
         alone: Arc::new(alone),
@@ -376,6 +380,15 @@ impl Parsed {
     /// Whether anybody wrote a key such as `disks[0].cache`.
     pub(crate) fn is_written(&self, path: &str) -> bool {
         self.nearest(path).1
+    }
+
+    /// The text at a key such as `on`, a name or a path, if somebody wrote it.
+    pub fn text(&self, key: &str) -> Option<String> {
+        match &self.tree.get(key)?.body {
+            Body::Leaf(Leaf::Text(text)) => Some(text.clone()),
+            Body::Leaf(Leaf::Path(path)) => Some(path.to_str()?.to_owned()),
+            _ => None,
+        }
     }
 
     /// Every value that was written, as [`write()`] takes it.

@@ -70,6 +70,8 @@ pub struct Contents {
     pub host: String,
     /// The libvirt that it is for, if it is not run by this program.
     pub on: Option<Remote>,
+    /// The settings that go between its presets and its scenario.
+    pub settings: Option<PathBuf>,
 }
 
 /// A saved VM as it was found, damaged or not.
@@ -126,12 +128,7 @@ impl Entry {
         }
     }
 
-    /// The libvirt that has it, if it is not this program that runs it.
-    pub fn remote(&self) -> Option<&Remote> {
-        self.state.on.as_ref()
-    }
-
-    /// The scenario's text.
+    /// The text of one of its files.
     ///
     /// # Errors
     /// [`StoreError::Damaged`].

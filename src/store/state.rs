@@ -17,8 +17,12 @@ pub struct State {
     pub process: Option<Process>,
     /// When that run began, seconds since 1970.
     pub began: Option<u64>,
-    /// The libvirt that it was handed to.
+    /// The libvirt that it is for, if it is not run by this program.
     pub on: Option<Remote>,
+    /// The libvirt that has it, since the last start.
+    pub handed_to: Option<Remote>,
+    /// The settings that go between its presets and its scenario.
+    pub settings: Option<PathBuf>,
     /// How the last run ended; nothing while one runs, or when it was not there to tell.
     pub ended: Option<Ended>,
     /// Disk images that were made for it.

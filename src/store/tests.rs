@@ -36,6 +36,7 @@ fn contents(text: &str) -> Contents {
         attestation: false,
         host: "localhost".into(),
         on: None,
+        settings: None,
     }
 }
 

@@ -2,37 +2,63 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vsc::compile::Plan;
-use vsc::store::{Contents, Name, StoreError};
+use vsc::compile::Description;
+use vsc::store::{Contents, Name, Remote, StoreError};
 
 use super::super::Common;
-use super::{StoreArgs, answer};
+use super::{StoreArgs, answer, domain_xml, is_secure};
+use crate::say;
 
 /// The hypervisor's name where it is this program that runs a VM, as the predecessor names this machine's.
 const HERE: &str = "localhost";
 
-/// Saves what a plan is of, and says where.
+/// Saves what a scenario describes, and says where.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(in crate::cli) fn save(
-    plan: &Plan,
+    description: &Description,
+    on: Option<Remote>,
     store: &StoreArgs,
     overwrite: bool,
     common: &Common,
 ) -> Result<(), StoreError> {
-    let name = Name::new(&plan.resources.name)?;
-    let here = std::env::current_dir().map_err(|error| StoreError::System {
-        action: "find",
-        path: ".".into(),
-        error,
-    })?;
-    let mut scenario = plan.scenario(&here);
-    let told = scenario.get("store").and_then(|s| s.as_str());
-    let store = store.open(told.map(Path::new))?;
+    let parsed = description.parsed();
+    let name = Name::new(description.domain.text("name").unwrap_or_default())?;
+    let store = store.open(parsed.text("store").as_deref().map(Path::new))?;
+    let contents = Contents {
+        domain: domain_xml(description).text,
+        scenario: scenario(description, &name).map_err(|why| StoreError::Unusable {
+            directory: store.directory().to_owned(),
+            why,
+        })?,
+        attestation: is_secure(description),
+        host: on.as_ref().map_or(HERE, |on| &on.host).to_owned(),
+        settings: parsed.settings.as_deref().map(absolute).transpose()?,
+        on,
+    };
+    if let (None, Err(why)) = (&contents.on, &description.monitor) {
+        let why = why.list.iter().map(|d| d.message.as_str());
+        say::err(&format!(
+            "{} is saved, and cannot be run by this program here: {}; start --on HOST hands it to libvirt",
+            name.as_str(),
+            why.collect::<Vec<_>>().join("; ")
+        ));
+    }
+    let place = store.save(&name, &contents, overwrite)?;
+    let shown = format!("{} is saved in {}\n", name.as_str(), place.display());
+    let told = json!({"name": name.as_str(), "directory": place, "host": contents.host});
+    answer(common, &told, &shown);
+    Ok(())
+}
+
+/// The scenario's text, which means the same in the store.
+fn scenario(description: &Description, name: &Name) -> Result<String, String> {
+    let here = std::env::current_dir().map_err(|e| format!("there is no current directory: {e}"))?;
+    let mut scenario = description.parsed().portable(&here);
     if let Value::Object(keys) = &mut scenario {
         // By default a file's name; that of the file in the store says nothing.
         keys.insert("name".into(), name.as_str().into());
@@ -41,39 +67,15 @@ pub(in crate::cli) fn save(
     }
     let text = vsc::scenario::write(&scenario);
     if text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(StoreError::Unusable {
-            directory: store.directory().to_owned(),
-            why: "the scenario has paths or words that are no text, which its file cannot say"
-                .into(),
-        });
+        return Err("the scenario has paths or words that are no text, which its file cannot say".into());
     }
-    let contents = Contents {
-        domain: domain_xml(plan),
-        scenario: text,
-        attestation: false,
-        host: HERE.into(),
-        on: None,
-    };
-    let place = store.save(&name, &contents, overwrite)?;
-    let shown = format!("{} is saved in {}\n", name.as_str(), place.display());
-    answer(
-        common,
-        &json!({"name": name.as_str(), "directory": place}),
-        &shown,
-    );
-    Ok(())
+    Ok(text)
 }
 
-/// The domain XML of a plan.
-fn domain_xml(plan: &Plan) -> String {
-    let resources = &plan.resources;
-    format!(
-        "<domain type='kvm'>\n  <name>{}</name>\n  <memory unit='b'>{}</memory>\n  <vcpu>{}</vcpu>\n  \
-         <os>\n    <type arch='x86_64'>hvm</type>\n  </os>\n</domain>\n",
-        resources.name,
-        resources.memory,
-        resources.cpus.topology.sockets
-            * resources.cpus.topology.cores
-            * resources.cpus.topology.threads
-    )
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|error| StoreError::System {
+        action: "find",
+        path: path.to_owned(),
+        error,
+    })
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use vsc::compile::Description;
 use vsc::facts::{LiveFacts, Root, Variables};
+use vsc::scenario::Parsed;
 use vsc::xml;
 use vsc::xml::network::{self, NetworkSpec};
 use vsc::xml::pool::{self, PoolSpec};
 
 use super::Common;
-use super::run::{Source, report};
+use super::run::{Source, read, report};
 use crate::{run, say};
 
 /// Keys of disks that say how an image is made.
@@ -25,12 +26,14 @@ const IMAGE_KEYS: [&str; 6] = [
 
 /// Reads a scenario and describes it, for those who look at it or hand it over. `None`: errors were printed.
 pub(super) fn describe(source: Source<'_>, common: &Common) -> Option<Description> {
-    let variables = Variables::of_process();
-    let home = variables.home.clone();
+    describe_parsed(read(source, common)?, common)
+}
+
+/// The same for what was read already.
+pub(super) fn describe_parsed(parsed: Parsed, common: &Common) -> Option<Description> {
     let root = Root(common.host_root.clone());
-    let facts = LiveFacts::new(root.clone(), variables);
-    let parsed = vsc::load(source.file, source.layers, home, common.settings(&root));
-    match parsed.and_then(|parsed| vsc::describe(parsed, &facts)) {
+    let facts = LiveFacts::new(root, Variables::of_process());
+    match vsc::describe(parsed, &facts) {
         Ok(description) => {
             report(&description.warnings, common);
             Some(description)

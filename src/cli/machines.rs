@@ -2,25 +2,30 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use vsc::compile::Description;
 use vsc::facts::Variables;
-use vsc::store::{Ended, Entry, Store, StoreError};
+use vsc::libvirt::{SHUT_OFF, Virsh};
+use vsc::store::{Ended, Entry, Remote, Store, StoreError};
 
 use super::Common;
 use crate::say;
 
 mod delete;
 mod list;
+mod remote;
 mod save;
 mod start;
 mod stop;
 
 pub(super) use delete::{DeleteArgs, delete};
 pub(super) use list::{ListArgs, StatusArgs, clock, list, status};
+pub(super) use remote::{ended as ended_elsewhere, hand_over, resolve};
 pub(super) use save::save;
 pub(super) use start::{StartArgs, start};
 pub(super) use stop::{StopArgs, stop};
@@ -56,6 +61,12 @@ impl StoreArgs {
     }
 }
 
+/// Whether a machine's memory is encrypted.
+fn is_secure(description: &Description) -> bool {
+    let kind = description.domain.text("security.type");
+    kind.is_some_and(|kind| kind != "none")
+}
+
 /// A saved VM as verbs show it.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -63,6 +74,9 @@ struct Row {
     /// In libvirt's words: running, shut off, …; `damaged` where nothing can be said.
     state: String,
     host: Option<String>,
+    /// A libvirt has it.
+    #[serde(skip)]
+    elsewhere: bool,
     pid: Option<u32>,
     uptime_seconds: Option<u64>,
     attestation: Option<bool>,
@@ -71,15 +85,39 @@ struct Row {
     problems: Vec<String>,
 }
 
-/// Nobody runs it.
-const SHUT_OFF: &str = "shut off";
+/// How long a list waits for a hypervisor.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The hypervisor that has it does not answer.
+const UNKNOWN: &str = "unknown";
 /// Somebody does.
 const RUNNING: &str = "running";
 /// What is there is not enough to tell, or to start it.
 const DAMAGED: &str = "damaged";
 
+/// What hypervisors say of their domains, each asked once.
+#[derive(Default)]
+struct Asked(HashMap<String, Result<HashMap<String, String>, String>>);
+
+impl Asked {
+    /// The state of a domain; `None` where there is none.
+    fn state(&mut self, remote: &Remote, name: &str) -> Result<Option<&str>, &str> {
+        let answer = self.0.entry(remote.url.clone()).or_insert_with(|| {
+            let virsh = Virsh::new(remote.url.as_str()).patience(PATIENCE);
+            let states = virsh.states().map_err(|e| e.to_string())?;
+            Ok(states.into_iter().collect())
+        });
+        match answer {
+            Ok(states) => Ok(states.get(name).map(String::as_str)),
+            Err(why) => Err(why.as_str()),
+        }
+    }
+}
+
 impl Row {
-    fn of(entry: Entry, proc: &Path) -> Self {
+    fn of(mut entry: Entry, proc: &Path, asked: &mut Asked) -> Self {
+        if let Some(remote) = entry.state.handed_to.take() {
+            return Self::elsewhere(entry, &remote, asked);
+        }
         let process = entry.state.process.filter(|_| entry.state.ended.is_none());
         let running = process.and_then(|p| Some((p.uptime(proc)?, p.pid)));
         let state = match running {
@@ -91,9 +129,32 @@ impl Row {
             name: entry.name,
             state: state.to_owned(),
             host: entry.config.as_ref().map(|c| c.host.clone()),
+            elsewhere: false,
             pid: running.map(|(_, pid)| pid),
             uptime_seconds: running.map(|(uptime, _)| uptime.as_secs()),
             attestation: entry.config.as_ref().map(|c| c.attestation),
+            directory: entry.directory,
+            ended: entry.state.ended,
+            problems: entry.problems,
+        }
+    }
+
+    fn elsewhere(mut entry: Entry, remote: &Remote, asked: &mut Asked) -> Self {
+        let state = match asked.state(remote, &entry.name) {
+            Ok(state) => state.unwrap_or(SHUT_OFF),
+            Err(why) => {
+                entry.problems.push(why.to_owned());
+                UNKNOWN
+            }
+        };
+        Self {
+            name: entry.name,
+            state: state.to_owned(),
+            host: Some(remote.host.clone()),
+            elsewhere: true,
+            pid: None,
+            uptime_seconds: None,
+            attestation: entry.config.map(|c| c.attestation),
             directory: entry.directory,
             ended: entry.state.ended,
             problems: entry.problems,

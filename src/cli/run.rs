@@ -10,12 +10,13 @@ use clap::Args;
 use vsc::compile::{Plan, Stdio};
 use vsc::diag::Diagnostics;
 use vsc::facts::{LiveFacts, Root, Variables};
-use vsc::scenario::{Layer, Override};
+use vsc::scenario::{Layer, Override, Parsed};
 use vsc_devices::stream::Endpoint;
 use vsc_devices::virtio::console::{ConsoleSpec, PortSpec};
 use vsc_vmm::resources::Payload;
 
 use super::Common;
+use super::export::{describe_parsed, domain_xml};
 use super::machines::{self, StoreArgs};
 use crate::run::ending::{Ending, OUR_ERROR};
 use crate::run::ready::Ready;
@@ -51,9 +52,15 @@ pub(super) struct RunArgs {
     /// Saves the scenario as a VM under its name, for `start`, and runs nothing.
     #[arg(long, conflicts_with_all = ["timeout", "result", "timing"])]
     save: bool,
-    /// With --save: replaces a saved VM of that name.
-    #[arg(long, requires = "save")]
+    /// With --save or --on: replaces a VM of that name.
+    #[arg(long)]
     overwrite: bool,
+    /// Hands the machine to the libvirt of this name, of `vsc-run hosts`, and waits for its end.
+    #[arg(long, value_name = "HOST")]
+    on: Option<String>,
+    /// With --on: returns when the machine has started.
+    #[arg(long)]
+    detach: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// The command to run in the guest.
@@ -111,16 +118,25 @@ pub(super) struct Source<'a> {
     pub(super) layers: Vec<Layer>,
 }
 
+/// Reads what is to be compiled. `None`: errors were printed.
+pub(super) fn read(source: Source<'_>, common: &Common) -> Option<Parsed> {
+    let root = Root(common.host_root.clone());
+    let home = Variables::of_process().home;
+    let settings = common.settings(&root);
+    let parsed = vsc::load(source.file, source.layers, home, settings);
+    parsed.map_err(|messages| report(&messages, common)).ok()
+}
+
 /// Reads, compiles, and says what there is to say about it. `None`: errors were printed.
 pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
-    let variables = Variables::of_process();
-    let home = variables.home.clone();
+    compile_parsed(read(source, common)?, common)
+}
+
+/// The same for what was read already.
+pub(super) fn compile_parsed(parsed: Parsed, common: &Common) -> Option<Plan> {
     let root = Root(common.host_root.clone());
-    let settings = common.settings(&root);
-    let facts = LiveFacts::new(root.clone(), variables);
-    let result = vsc::load(source.file, source.layers, home, settings)
-        .and_then(|parsed| vsc::compile(parsed, &facts));
-    match result {
+    let facts = LiveFacts::new(root, Variables::of_process());
+    match vsc::compile(parsed, &facts) {
         Ok(plan) => {
             report(&plan.warnings, common);
             Some(plan)
@@ -215,10 +231,32 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     if args.export_xml {
         return super::export::domain(Source { file, layers }, &args.xml_set, common);
     }
-    if args.save {
-        return save(Source { file, layers }, &args, common);
+    let Some(parsed) = read(Source { file, layers }, common) else {
+        return finish(
+            Summary::failed("the scenario has errors".into()),
+            &args,
+            common,
+        );
+    };
+    let on = args.on.clone().or_else(|| parsed.text("on"));
+    if args.save || on.is_some() {
+        let mut summary = match elsewhere(parsed, on.as_deref(), &args, common) {
+            Ok(None) => return 0,
+            Ok(Some(ending)) => machines::ended_elsewhere(ending),
+            Err(message) => {
+                say::err_unkept(&message);
+                Summary::failed(message)
+            }
+        };
+        return tell(&mut summary, args.result.as_deref(), common.json);
     }
-    let summary = match compile(Source { file, layers }, common) {
+    if args.overwrite || args.detach {
+        let message = "--overwrite and --detach are for VMs that are saved (--save) or handed to libvirt (--on HOST); a saved one is \
+                       detached by `start NAME --detach`";
+        say::err_unkept(message);
+        return finish(Summary::failed(message.into()), &args, common);
+    }
+    let summary = match compile_parsed(parsed, common) {
         Some(plan) => {
             let launch = Launch {
                 image,
@@ -234,16 +272,38 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     finish(summary, &args, common)
 }
 
-fn save(source: Source<'_>, args: &RunArgs, common: &Common) -> u8 {
-    let Some(plan) = compile(source, common) else {
-        return crate::FAILED;
-    };
-    match machines::save(&plan, &args.store, args.overwrite, common) {
-        Ok(()) => 0,
-        Err(e) => {
-            say::err(&e.to_string());
-            crate::FAILED
+/// Saves a scenario, or hands it to a libvirt. `None`: there is no end to tell of.
+fn elsewhere(
+    parsed: Parsed,
+    on: Option<&str>,
+    args: &RunArgs,
+    common: &Common,
+) -> Result<Option<Ending>, String> {
+    let list = parsed.text("hosts").map(PathBuf::from);
+    let on = on.map(|name| machines::resolve(name, list.as_deref(), common));
+    let on = on.transpose().map_err(|e| e.to_string())?;
+    let errors = || "the scenario has errors".to_owned();
+    let description = describe_parsed(parsed, common).ok_or_else(errors)?;
+    let exported = domain_xml(&description, &[], common).ok_or_else(errors)?;
+    match on {
+        on if args.save => {
+            machines::save(
+                &description,
+                &exported,
+                on,
+                &args.store,
+                args.overwrite,
+                common,
+            )
+            .map_err(|e| e.to_string())?;
+            Ok(None)
         }
+        Some(on) => {
+            let how = (args.overwrite, args.detach);
+            machines::hand_over(&description, &exported, &on, how, common)
+                .map_err(|e| e.to_string())
+        }
+        None => Ok(None),
     }
 }
 

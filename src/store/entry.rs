@@ -9,7 +9,7 @@ use super::config::Config;
 use super::error::{Result, StoreError, failed};
 use super::files::{self, Unreadable};
 use super::state::{Remote, State};
-use super::{CONFIG, LOG, NEW, OURS, SECRETS, STATE};
+use super::{CONFIG, DOMAIN, LOG, NEW, OURS, SECRETS, STATE};
 use crate::scenario::value;
 
 /// Longest name, as for the key `name`.
@@ -126,6 +126,21 @@ impl Entry {
             state,
             problems,
         }
+    }
+
+    /// The domain XML: the file that `config.yaml` names.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn domain(&self) -> Result<String> {
+        let path = match &self.config {
+            Some(config) => config.domain_config.clone(),
+            None => self.directory.join(DOMAIN),
+        };
+        files::read(&path).map_err(|e| StoreError::Damaged {
+            path,
+            why: e.to_string(),
+        })
     }
 
     /// The text of one of its files.

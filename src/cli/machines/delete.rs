@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vsc::store::{Name, StoreError};
+use vsc::libvirt::{Virsh, VirshError, is_active, uuid_of};
+use vsc::store::{Entry, Name, Remote, StoreError};
 
 use super::super::Common;
 use super::{StoreArgs, answer, failed};
@@ -37,7 +38,45 @@ pub(in crate::cli) fn delete(args: &DeleteArgs, common: &Common) -> u8 {
     }
 }
 
-fn remove(args: &DeleteArgs) -> Result<Vec<PathBuf>, StoreError> {
+/// Why a VM is not deleted.
+#[derive(Debug, thiserror::Error)]
+enum DeleteError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Virsh(#[from] VirshError),
+    /// It runs.
+    #[error("{name} is running on {host}: stop it first")]
+    Running { name: String, host: String },
+}
+
+fn remove(args: &DeleteArgs) -> Result<Vec<PathBuf>, DeleteError> {
     let name = Name::existing(&args.name)?;
-    args.store.open(None)?.delete(&name, args.disks)
+    let store = args.store.open(None)?;
+    if let Some(remote) = store.entry(&name)?.state.handed_to {
+        // Nobody starts it meanwhile.
+        let held = store.hold(&name)?;
+        undefine(&held.entry, &remote)?;
+    }
+    Ok(store.delete(&name, args.disks)?)
+}
+
+/// A domain that is ours goes, one that others have defined under the same name since does not.
+fn undefine(entry: &Entry, remote: &Remote) -> Result<(), DeleteError> {
+    let virsh = Virsh::new(remote.url.as_str());
+    let Some(state) = virsh.state(&entry.name)? else {
+        return Ok(());
+    };
+    let uuid = virsh.run(&["domuuid", "--", &entry.name], None)?.stdout;
+    let ours = entry.domain().ok().and_then(|xml| uuid_of(&xml));
+    if ours.as_deref() != Some(uuid.trim()) {
+        return Ok(());
+    }
+    if is_active(&state) {
+        return Err(DeleteError::Running {
+            name: entry.name.clone(),
+            host: remote.host.clone(),
+        });
+    }
+    Ok(virsh.undefine(&entry.name)?)
 }

@@ -3,10 +3,11 @@
 #![forbid(unsafe_code)]
 
 use clap::Args;
+use vsc::libvirt::is_active;
 use vsc::store::{Name, StoreError};
 
 use super::super::Common;
-use super::{RUNNING, Row, StoreArgs, answer, failed};
+use super::{Asked, DAMAGED, Row, StoreArgs, UNKNOWN, answer, failed};
 use crate::say;
 
 /// Exit code of `status` for a VM that does not run (LSB 5.0, 22.2: program is not running).
@@ -34,7 +35,9 @@ pub(in crate::cli) fn list(args: &ListArgs, common: &Common) -> u8 {
         Err(e) => return failed(&e),
     };
     let proc = common.host_root.join("proc");
-    let rows: Vec<Row> = entries.into_iter().map(|e| Row::of(e, &proc)).collect();
+    let mut asked = Asked::default();
+    let rows = entries.into_iter().map(|e| Row::of(e, &proc, &mut asked));
+    let rows: Vec<Row> = rows.collect();
     if !common.json {
         for row in &rows {
             for problem in &row.problems {
@@ -88,6 +91,9 @@ pub(in crate::cli) fn status(args: &StatusArgs, common: &Common) -> u8 {
                 say::err(&format!("{}: {problem}", row.directory.display()));
             }
             let mut text = format!("{} is {}", row.name, row.state);
+            if let Some(host) = row.host.as_ref().filter(|_| row.elsewhere) {
+                text += &format!(" on {host}");
+            }
             if let (Some(pid), Some(up)) = (row.pid, row.uptime_seconds) {
                 text += &format!(", pid {pid}, up {}", clock(up));
             } else if let Some(ended) = &row.ended {
@@ -100,7 +106,12 @@ pub(in crate::cli) fn status(args: &StatusArgs, common: &Common) -> u8 {
                 }
             }
             answer(common, &row, &(text + "\n"));
-            if row.state == RUNNING { 0 } else { NOT_RUNNING }
+            match row.state.as_str() {
+                UNKNOWN => crate::FAILED,
+                DAMAGED => NOT_RUNNING,
+                state if is_active(state) => 0,
+                _ => NOT_RUNNING,
+            }
         }
         Err(e) => failed(&e),
     }
@@ -109,5 +120,6 @@ pub(in crate::cli) fn status(args: &StatusArgs, common: &Common) -> u8 {
 fn row(args: &StatusArgs, common: &Common) -> Result<Row, StoreError> {
     let name = Name::existing(&args.name)?;
     let entry = args.store.open(None)?.entry(&name)?;
-    Ok(Row::of(entry, &common.host_root.join("proc")))
+    let proc = common.host_root.join("proc");
+    Ok(Row::of(entry, &proc, &mut Asked::default()))
 }

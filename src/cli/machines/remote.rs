@@ -7,15 +7,20 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use vsc::compile::Description;
 use vsc::diag::Diagnostics;
 use vsc::facts::{Root, Variables};
 use vsc::hosts::{Hosts, HostsError};
 use vsc::libvirt::{Event, Events, Existing, HandOverError, Virsh, VirshError, is_active};
 use vsc::store::Remote;
+use vsc::xml::Exported;
 
 use super::super::Common;
+use super::{RUNNING, answer, is_secure};
 use crate::run::ending::Ending;
 use crate::run::poll::Poll;
+use crate::run::result::Summary;
 use crate::run::signals::Signals;
 use crate::say;
 
@@ -39,8 +44,8 @@ pub(in crate::cli) enum RemoteError {
     Virsh(#[from] VirshError),
     /// Encrypted guests are not started without attestation.
     #[error(
-        "E-LATER: {0} has encrypted memory, and starting it without attestation would prove nothing: attestation is in \
-         issue SEV of this project; --export-xml and virsh start it unattested"
+        "E-LATER: {0} has encrypted memory, and its start has to be attested, which is not in this build yet; \
+         --export-xml has what virsh starts without that"
     )]
     Attestation(String),
     /// The connection broke.
@@ -60,6 +65,20 @@ pub(in crate::cli) enum RemoteError {
         #[source]
         error: io::Error,
     },
+}
+
+impl RemoteError {
+    /// Whether it is certain that the VM does not run there.
+    pub(super) fn nothing_started(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Host(_) | Self::Attestation(_) => true,
+            Self::HandOver(HandOverError::Virsh(e)) => {
+                !matches!(e, VirshError::TimedOut { .. } | VirshError::TooLong { .. })
+            }
+            Self::HandOver(_) => true,
+            Self::Virsh(_) | Self::Lost { .. } | Self::Wait { .. } => false,
+        }
+    }
 }
 
 /// The hypervisor of this name, by the list that a scenario's key `hosts` names or the usual one.
@@ -89,7 +108,20 @@ pub(in crate::cli) struct Passenger<'a> {
     pub(in crate::cli) timeout: Option<Duration>,
 }
 
+/// Keys that this program sees to while it waits for the end of a domain.
+const SEEN_TO: [&str; 1] = ["limits.timeout"];
+
 impl Passenger<'_> {
+    /// What is lost on the way is said.
+    fn warn(&self, exported: &Exported) {
+        let here = |key: &str| !self.detach && SEEN_TO.contains(&key);
+        let lost = exported.unsaid.iter().map(String::as_str);
+        let lost: Vec<&str> = lost.filter(|key| !here(key)).collect();
+        if !lost.is_empty() {
+            say::err(&format!("libvirt's domain cannot say {}", lost.join(", ")));
+        }
+    }
+
     /// Defines and starts it, and waits for its end. `None`: it runs, and nobody waits.
     ///
     /// # Errors
@@ -128,6 +160,61 @@ impl Passenger<'_> {
     }
 }
 
+/// Hands what a scenario describes to a libvirt, and waits for its end. `None`: it runs, and nobody waits.
+///
+/// # Errors
+/// [`RemoteError`].
+pub(in crate::cli) fn hand_over(
+    description: &Description,
+    exported: &Exported,
+    remote: &Remote,
+    (overwrite, detach): (bool, bool),
+    common: &Common,
+) -> Result<Option<Ending>, RemoteError> {
+    let name = description.domain.text("name").unwrap_or_default();
+    if is_secure(description) {
+        return Err(RemoteError::Attestation(name.to_owned()));
+    }
+    let timeout = description.domain.get("limits.timeout");
+    let timeout = timeout.and_then(serde_json::Value::as_f64);
+    let passenger = Passenger {
+        name,
+        xml: &exported.text,
+        existing: match overwrite {
+            true => Existing::Replace,
+            false => Existing::Refuse,
+        },
+        detach,
+        timeout: timeout.and_then(|t| Duration::try_from_secs_f64(t).ok()),
+    };
+    passenger.warn(exported);
+    let ending = passenger.travel(remote, common)?;
+    if ending.is_none() {
+        started(name, remote, common);
+    }
+    Ok(ending)
+}
+
+/// The answer of `--detach`.
+pub(super) fn started(name: &str, remote: &Remote, common: &Common) {
+    let told = json!({"name": name, "state": RUNNING, "host": remote.host, "url": remote.url});
+    let text = format!("{name} is running on {}, {}\n", remote.host, remote.url);
+    answer(common, &told, &text);
+}
+
+/// What is told of an end on a libvirt.
+pub(in crate::cli) fn ended(ending: Ending) -> Summary {
+    let sentence = match &ending {
+        // There was no command.
+        Ending::NoStatus { how } => Some(how.clone()),
+        ending => ending.sentence(),
+    };
+    if let Some(sentence) = sentence {
+        say::err_unkept(&sentence);
+    }
+    Summary::never_ran(ending)
+}
+
 /// Waits until a domain has ended, `until` at most; returns whether it has.
 pub(super) fn wait_for_end(
     virsh: &Virsh,
@@ -139,7 +226,8 @@ pub(super) fn wait_for_end(
         name: name.to_owned(),
         error,
     };
-    let gone = || -> Result<bool, VirshError> { Ok(!virsh.state(name)?.is_some_and(|s| is_active(&s))) };
+    let gone =
+        || -> Result<bool, VirshError> { Ok(!virsh.state(name)?.is_some_and(|s| is_active(&s))) };
     let mut events = virsh.listen(name)?;
     ask()?;
     loop {
@@ -187,7 +275,10 @@ impl Watch<'_> {
         };
         loop {
             let look = (!self.heard).then(|| Instant::now() + LOOK);
-            let until = [look, self.limit.map(|(at, _)| at)].into_iter().flatten().min();
+            let until = [look, self.limit.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .min();
             let mut poll = Poll::new();
             let signal = poll.read(signals.fd());
             let happened = poll.read(events.as_fd().as_raw_fd());
@@ -263,7 +354,10 @@ impl Watch<'_> {
         Ok(Some(match (detail.as_str(), self.asked) {
             ("Crashed" | "Panicked", _) => Ending::Panicked { message: None },
             ("Failed", _) => Ending::Failed {
-                message: format!("{} failed on {}; libvirt's log there says why", self.name, self.host),
+                message: format!(
+                    "{} failed on {}; libvirt's log there says why",
+                    self.name, self.host
+                ),
             },
             (_, Some(signal)) => Ending::Interrupted {
                 signal: signal as u8,

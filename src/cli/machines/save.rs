@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vsc::compile::Description;
 use vsc::store::{Contents, Name, Remote, StoreError};
+use vsc::xml::Exported;
 
 use super::super::Common;
-use super::{StoreArgs, answer, domain_xml, is_secure};
+use super::{StoreArgs, answer, is_secure};
 use crate::say;
 
 /// The hypervisor's name where it is this program that runs a VM, as the predecessor names this machine's.
@@ -21,6 +22,7 @@ const HERE: &str = "localhost";
 /// [`StoreError`].
 pub(in crate::cli) fn save(
     description: &Description,
+    exported: &Exported,
     on: Option<Remote>,
     store: &StoreArgs,
     overwrite: bool,
@@ -30,7 +32,7 @@ pub(in crate::cli) fn save(
     let name = Name::new(description.domain.text("name").unwrap_or_default())?;
     let store = store.open(parsed.text("store").as_deref().map(Path::new))?;
     let contents = Contents {
-        domain: domain_xml(description).text,
+        domain: exported.text.clone(),
         scenario: scenario(description, &name).map_err(|why| StoreError::Unusable {
             directory: store.directory().to_owned(),
             why,
@@ -57,7 +59,8 @@ pub(in crate::cli) fn save(
 
 /// The scenario's text, which means the same in the store.
 fn scenario(description: &Description, name: &Name) -> Result<String, String> {
-    let here = std::env::current_dir().map_err(|e| format!("there is no current directory: {e}"))?;
+    let here =
+        std::env::current_dir().map_err(|e| format!("there is no current directory: {e}"))?;
     let mut scenario = description.parsed().portable(&here);
     if let Value::Object(keys) = &mut scenario {
         // By default a file's name; that of the file in the store says nothing.
@@ -67,7 +70,9 @@ fn scenario(description: &Description, name: &Name) -> Result<String, String> {
     }
     let text = vsc::scenario::write(&scenario);
     if text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err("the scenario has paths or words that are no text, which its file cannot say".into());
+        return Err(
+            "the scenario has paths or words that are no text, which its file cannot say".into(),
+        );
     }
     Ok(text)
 }

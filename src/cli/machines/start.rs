@@ -9,12 +9,17 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use vsc::scenario::{Layer, Override};
-use vsc::store::{Ended, Held, Name, Process, SCENARIO, State, Store, StoreError, now};
+use vsc::SettingsFrom;
+use vsc::compile::Plan;
+use vsc::facts::Variables;
+use vsc::libvirt::{Existing, Virsh, is_active};
+use vsc::scenario::{Input, Layer, Override};
+use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, StoreError, now};
 
 use super::super::Common;
-use super::super::run::{Launch, Source, compile, tell};
-use super::{RUNNING, StoreArgs, answer, failed};
+use super::super::run::{Launch, compile_parsed, report, tell};
+use super::remote::{self, Passenger, RemoteError, started};
+use super::{RUNNING, StoreArgs, answer, time};
 use crate::run::detach;
 use crate::run::ready::{LIFE, Ready};
 use crate::run::result::Summary;
@@ -31,6 +36,12 @@ pub(in crate::cli) struct StartArgs {
     /// Returns as soon as the guest shows a sign of life; what it prints goes to console.log in the VM's directory.
     #[arg(long, conflicts_with = "result")]
     detach: bool,
+    /// Hands it to the libvirt of this name, of `vsc-run hosts`, and waits for its end.
+    #[arg(long, value_name = "HOST")]
+    on: Option<String>,
+    /// With --on: replaces a domain of that name there, whoever defined it.
+    #[arg(long)]
+    overwrite: bool,
     /// Ends the run after this long: 90s, 2m, 1h (exit code 124).
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
@@ -50,29 +61,56 @@ pub(in crate::cli) fn start(args: &StartArgs, common: &Common, parent: Parent) -
         let mut summary = Summary::failed(message.into());
         return tell(&mut summary, args.result.as_deref(), common.json);
     }
-    if args.detach {
-        return launcher(args, common).unwrap_or_else(|e| failed(&e));
-    }
     if common.json {
         say::silence();
+    }
+    let failed = |e: &dyn std::error::Error| {
+        say::err_unkept(&e.to_string());
+        Summary::failed(e.to_string())
+    };
+    let there = match target(args, common) {
+        Ok(None) => None,
+        Ok(Some(remote)) => match elsewhere(args, common, &remote) {
+            Ok(None) => return 0,
+            Ok(Some(summary)) => Some(summary),
+            Err(e) => Some(failed(&e)),
+        },
+        Err(e) => Some(failed(&e)),
+    };
+    if let Some(mut summary) = there {
+        return tell(&mut summary, args.result.as_deref(), common.json);
+    }
+    if args.detach {
+        return launcher(args, common).unwrap_or_else(|e| super::failed(&e));
     }
     let (parent, pipe) = match args.detached.then(detach::leave).transpose() {
         Ok(None) => (parent, None),
         Ok(pipe) => (Parent::nobody(), pipe),
-        Err(e) => return failed(&e),
+        Err(e) => return super::failed(&e),
     };
     let ready = match pipe.map(Ready::new).transpose() {
         Ok(ready) => ready,
-        Err(e) => return failed(&e),
+        Err(e) => return super::failed(&e),
     };
     let mut summary = match run(args, common, parent, ready, started) {
         Ok(summary) => summary,
-        Err(e) => {
-            say::err_unkept(&e.to_string());
-            Summary::failed(e.to_string())
-        }
+        Err(e) => failed(&e),
     };
     tell(&mut summary, args.result.as_deref(), common.json)
+}
+
+/// Why a saved VM is not started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// It runs on the libvirt that it was handed to.
+    #[error("{name} is already running on {host}")]
+    Elsewhere { name: String, host: String },
+    #[error("--timeout is for a start that is waited for")]
+    Unwatched,
 }
 
 fn run(
@@ -81,21 +119,11 @@ fn run(
     parent: Parent,
     ready: Option<Ready>,
     started: Instant,
-) -> Result<Summary, StoreError> {
+) -> Result<Summary, StartError> {
     let name = Name::existing(&args.name)?;
     let held = args.store.open(None)?.hold(&name)?;
-    // Its parts are looked at before anything is done: a link here would be read as if it were the scenario.
-    held.entry.file(SCENARIO)?;
-    let layers = args
-        .timeout
-        .iter()
-        .map(|t| Layer::Flag(Override::flag("--timeout", "limits.timeout", t)));
-    let file = held.entry.directory.join(SCENARIO);
-    let source = Source {
-        file: Some(&file),
-        layers: layers.collect(),
-    };
-    let Some(plan) = compile(source, common) else {
+    not_elsewhere(&held)?;
+    let Some(plan) = plan(&held, args, common)? else {
         return Ok(Summary::failed("the scenario has errors".into()));
     };
     if args.detached {
@@ -109,7 +137,7 @@ fn run(
     let mut state = State {
         process: Process::current(),
         began: Some(now()),
-        on: None,
+        handed_to: None,
         ended: None,
         ..held.entry.state.clone()
     };
@@ -125,6 +153,152 @@ fn run(
     state.ended = Some(ended(&summary));
     write_end(&held, &state, &mut summary);
     Ok(summary)
+}
+
+/// The plan of a saved VM. `None`: errors were printed.
+fn plan(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Plan>, StoreError> {
+    let layers = args
+        .timeout
+        .iter()
+        .map(|t| Layer::Flag(Override::flag("--timeout", "limits.timeout", t)))
+        .collect();
+    let home = Variables::of_process().home;
+    let parsed = match held.entry.file(SCENARIO) {
+        Ok(_) => {
+            let settings = match &held.entry.state.settings {
+                Some(file) => SettingsFrom::File(file),
+                None => SettingsFrom::Nowhere,
+            };
+            let file = held.entry.directory.join(SCENARIO);
+            match vsc::load(Some(&file), layers, home, settings) {
+                Ok(parsed) => parsed,
+                Err(messages) => {
+                    report(&messages, common);
+                    return Ok(None);
+                }
+            }
+        }
+        Err(e) if !held.entry.directory.join(SCENARIO).exists() => {
+            // The predecessor's: all that there is, is the domain.
+            let Some(config) = &held.entry.config else {
+                return Err(e);
+            };
+            let file = config.domain_config.clone();
+            let text = held.entry.domain()?;
+            let imported = match vsc::xml::import(&file.to_string_lossy(), &text) {
+                Ok(imported) => imported,
+                Err(messages) => {
+                    report(&messages, common);
+                    return Ok(None);
+                }
+            };
+            report(&imported.notes, common);
+            let text = vsc::scenario::write(&imported.scenario);
+            let said = file.with_extension("xml, as a scenario");
+            vsc::scenario::parse(&Input {
+                file: Some((&said, text.as_bytes())),
+                layers,
+                home,
+                ..Input::default()
+            })
+        }
+        Err(e) => return Err(e),
+    };
+    Ok(compile_parsed(parsed, common))
+}
+
+/// Where the last start was on a libvirt, that one must have ended.
+fn not_elsewhere(held: &Held) -> Result<(), StartError> {
+    let Some(remote) = &held.entry.state.handed_to else {
+        return Ok(());
+    };
+    let name = &held.entry.name;
+    let state = Virsh::new(remote.url.as_str()).state(name);
+    if state
+        .map_err(RemoteError::from)?
+        .is_some_and(|s| is_active(&s))
+    {
+        return Err(StartError::Elsewhere {
+            name: name.clone(),
+            host: remote.host.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Hands a saved VM to a libvirt. `None`: it runs, and nobody waits.
+fn elsewhere(
+    args: &StartArgs,
+    common: &Common,
+    remote: &Remote,
+) -> Result<Option<Summary>, StartError> {
+    let name = Name::existing(&args.name)?;
+    let held = args.store.open(None)?.hold(&name)?;
+    not_elsewhere(&held)?;
+    if held.entry.config.as_ref().is_some_and(|c| c.attestation) {
+        return Err(RemoteError::Attestation(args.name.clone()).into());
+    }
+    let xml = held.entry.domain()?;
+    let timeout = match args.timeout.as_deref().map(time).transpose() {
+        Ok(Some(_)) if args.detach => return Err(StartError::Unwatched),
+        Ok(timeout) => timeout,
+        Err(why) => {
+            return Err(StartError::Store(StoreError::Damaged {
+                path: "--timeout".into(),
+                why,
+            }));
+        }
+    };
+    let mut state = State {
+        process: None,
+        began: Some(now()),
+        handed_to: Some(remote.clone()),
+        ended: None,
+        ..held.entry.state.clone()
+    };
+    let passenger = Passenger {
+        name: name.as_str(),
+        xml: &xml,
+        existing: match args.overwrite {
+            true => Existing::Replace,
+            false => Existing::ReplaceOurs,
+        },
+        detach: args.detach,
+        timeout,
+    };
+    // Noted first: a domain that nobody knows of would be worse than a note of one that did not start.
+    held.write_state(&state)?;
+    let ending = match passenger.travel(remote, common) {
+        Ok(Some(ending)) => ending,
+        Ok(None) => {
+            started(name.as_str(), remote, common);
+            return Ok(None);
+        }
+        Err(e) => {
+            if e.nothing_started() {
+                held.write_state(&held.entry.state)?;
+            }
+            return Err(e.into());
+        }
+    };
+    let mut summary = remote::ended(ending);
+    state.ended = Some(ended(&summary));
+    write_end(&held, &state, &mut summary);
+    Ok(Some(summary))
+}
+
+/// The libvirt that a start is for: what the command line says, else what was saved.
+fn target(args: &StartArgs, common: &Common) -> Result<Option<Remote>, StartError> {
+    if args.detached {
+        return Ok(None);
+    }
+    match &args.on {
+        Some(host) => Ok(Some(remote::resolve(host, None, common)?)),
+        None => {
+            let name = Name::existing(&args.name)?;
+            Ok(args.store.open(None)?.entry(&name)?.state.on)
+        }
+    }
 }
 
 /// That the end could not be noted is said, and changes nothing about how it ended.

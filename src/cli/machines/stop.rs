@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use vsc::store::{Ended, Entry, Handle, Name, State, Store, StoreError, now};
+use vsc::libvirt::{Virsh, is_active};
+use vsc::store::{Ended, Entry, Handle, Name, Remote, State, Store, StoreError, now};
 
 use super::super::Common;
+use super::remote::{RemoteError, wait_for_end};
 use super::{SHUT_OFF, StoreArgs, answer, failed, time};
 use crate::run::ending::SIGNAL_BASE;
+
+/// How long a guest on a libvirt has, which may ask it to end and not make it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
@@ -40,6 +45,8 @@ enum StopError {
         #[source]
         error: std::io::Error,
     },
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// Its time was over.
     #[error("{name} is still running after {} s; --force ends it", .waited.as_secs_f32())]
     StillRunning { name: String, waited: Duration },
@@ -60,6 +67,9 @@ fn end(args: &StopArgs) -> Result<String, StopError> {
     let name = Name::existing(&args.name)?;
     let store = args.store.open(None)?;
     let entry = store.entry(&name)?;
+    if let Some(remote) = &entry.state.handed_to {
+        return elsewhere(args, remote);
+    }
     let Some((handle, pid)) = running(&entry)? else {
         // Where its process cannot be seen, in another PID namespace, its lock tells.
         store.hold(&name)?;
@@ -87,6 +97,26 @@ fn end(args: &StopArgs) -> Result<String, StopError> {
         note_kill(&store, &name)?;
     }
     Ok(format!("{} has ended", args.name))
+}
+
+/// The same on the libvirt that has it.
+fn elsewhere(args: &StopArgs, remote: &Remote) -> Result<String, StopError> {
+    let name = args.name.as_str();
+    let virsh = Virsh::new(remote.url.as_str());
+    let state = virsh.state(name).map_err(RemoteError::from)?;
+    if !state.is_some_and(|s| is_active(&s)) {
+        return Ok(format!("{name} is not running on {}", remote.host));
+    }
+    let order = if args.force { "destroy" } else { "shutdown" };
+    let waited = args.timeout.unwrap_or(PATIENCE);
+    let ask = || virsh.run(&[order, "--", name], None).map(drop);
+    if !wait_for_end(&virsh, name, Some(Instant::now() + waited), ask)? {
+        return Err(StopError::StillRunning {
+            name: name.to_owned(),
+            waited,
+        });
+    }
+    Ok(format!("{name} on {} has ended", remote.host))
 }
 
 fn running(entry: &Entry) -> Result<Option<(Handle, u32)>, StopError> {

@@ -1,0 +1,415 @@
+//! VMs that are handed to a libvirt, which here is a script in the place of virsh. A real one: tests/libvirt.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{TempDir, expect_code, finish, run, text, vsc};
+use serde_json::Value;
+
+/// Notes its words, keeps one domain in the files `xml` and `state`, and tells listeners through the FIFO `events`.
+const VIRSH: &str = r#"#!/bin/sh
+cd "$FAKE" || exit 1
+if [ "$2" = test:///away ]; then
+    echo "error: failed to connect to the hypervisor" >&2
+    echo "error: nobody is at home" >&2
+    exit 1
+fi
+shift 2
+echo "$*" >>words
+tell() { [ -e mute ] || echo "event 'lifecycle' for domain 'a': $1" 1<>events; }
+ends() { echo "shut off" >state; tell "Stopped $1"; }
+case $1 in
+list)
+    echo " Id   Name   State"
+    echo "----------------------"
+    [ ! -e state ] || echo " 1    a      $(cat state)" ;;
+domuuid) sed -n 's/.*<uuid>\(.*\)<.uuid>.*/\1/p' xml ;;
+dumpxml) cat xml ;;
+undefine) rm state xml ;;
+define)
+    cat >given
+    if [ -e refuse ] && ! grep -q OLD given; then echo "error: no such machine" >&2; exit 1; fi
+    cp given xml
+    [ -e state ] || echo "shut off" >state ;;
+start)
+    echo running >state
+    tell "Started Booted"
+    if [ -e short ]; then ends Shutdown; fi ;;
+shutdown) [ -e deaf ] || ends Shutdown ;;
+destroy) ends Destroyed ;;
+event) exec cat 0<>events ;;
+esac
+"#;
+
+/// Holds the FIFO open, so that nothing that is told is lost.
+struct Home(TempDir, Option<fs::File>);
+
+impl Home {
+    fn new(name: &str) -> Self {
+        let mut home = Self(TempDir::new(&format!("elsewhere-{name}")), None);
+        fs::create_dir_all(home.0.path("bin")).unwrap();
+        // Written by another process: one that a sibling test starts meanwhile would keep it open, and busy.
+        let mut writer = Command::new("sh")
+            .args([
+                "-c",
+                "cat >bin/virsh && chmod +x bin/virsh && mkfifo events",
+            ])
+            .current_dir(home.0.path(""))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writer
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(VIRSH.as_bytes())
+            .unwrap();
+        assert!(writer.wait().unwrap().success());
+        let events = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(home.0.path("events"));
+        home.1 = Some(events.unwrap());
+        home.0.write(
+            "virthosts.yaml",
+            "lab:\n  url: test:///lab\naway:\n  url: test:///away\n",
+        );
+        home.0
+            .write("a.yaml", "memory: 128M\nfirmware: bios\ntype: qemu\n");
+        home
+    }
+
+    fn vsc(&self, arguments: &[&str]) -> Command {
+        let mut command = vsc();
+        command
+            .args(arguments)
+            .env("XDG_DATA_HOME", self.0.path("data"))
+            .env("HOME", self.0.path("home"))
+            .env("FAKE", self.0.path(""))
+            .env(
+                "PATH",
+                format!("{}:/usr/bin:/bin", self.0.path("bin").display()),
+            )
+            .current_dir(self.0.path(""));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        run(&mut self.vsc(arguments))
+    }
+
+    #[track_caller]
+    fn expect(&self, arguments: &[&str], code: i32) -> String {
+        let output = self.run(arguments);
+        expect_code(&output, code);
+        text(if code == 0 {
+            &output.stdout
+        } else {
+            &output.stderr
+        })
+    }
+
+    /// A run that is attended: it has said that the domain started.
+    fn started(&self, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
+        let mut child = self
+            .vsc(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("Started Booted") {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).unwrap(), 0, "it did not start");
+        }
+        (child, said)
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path(name)).unwrap_or_default()
+    }
+
+    /// The orders so far, without the questions.
+    fn orders(&self) -> Vec<String> {
+        let words = self.file("words");
+        let first = words
+            .lines()
+            .map(|l| l.split(' ').next().unwrap().to_owned());
+        first
+            .filter(|w| !["list", "domuuid", "event"].contains(&w.as_str()))
+            .collect()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+}
+
+fn signal(child: &Child, signal: i32) {
+    // SAFETY: a plain system call on a child of this test.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+#[track_caller]
+fn ends_with(mut child: Child, said: BufReader<std::process::ChildStderr>, code: i32) -> String {
+    let rest: Vec<_> = said.lines().map(|l| l.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(code), "{rest:?}");
+    rest.join("\n")
+}
+
+#[test]
+fn a_guest_that_powers_off_is_a_success() {
+    let home = Home::new("poweroff");
+    home.0.write("short", "");
+    let output = home.run(&["a.yaml", "--on", "lab"]);
+    expect_code(&output, 0);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("a on lab: Started Booted") && said.contains("a on lab: Stopped Shutdown"),
+        "{said}"
+    );
+    assert_eq!(home.orders(), ["define", "start"]);
+    let given = home.file("given");
+    assert!(
+        given.contains("<name>a</name>") && given.contains("<domain type='qemu'>"),
+        "{given}"
+    );
+    // The key does what the option does.
+    home.expect(&["a.yaml", "-o", "on=lab", "--overwrite", "-q"], 0);
+}
+
+#[test]
+fn a_first_interrupt_asks_and_a_second_one_ends() {
+    for deaf in [false, true] {
+        let home = Home::new(&format!("interrupt-{deaf}"));
+        if deaf {
+            home.0.write("deaf", "");
+        }
+        let (child, said) = home.started(&["a.yaml", "--on", "lab"]);
+        signal(&child, libc::SIGINT);
+        if deaf {
+            // The order has been given when the next one is.
+            while !home.file("words").contains("shutdown") {
+                std::thread::yield_now();
+            }
+            signal(&child, libc::SIGINT);
+        }
+        let rest = ends_with(child, said, 130);
+        let (order, how) = match deaf {
+            true => (
+                vec!["define", "start", "shutdown", "destroy"],
+                "Stopped Destroyed",
+            ),
+            false => (vec!["define", "start", "shutdown"], "Stopped Shutdown"),
+        };
+        assert_eq!(home.orders(), order);
+        assert!(rest.contains(how), "{rest}");
+    }
+}
+
+#[test]
+fn who_hangs_up_leaves_it_running() {
+    let home = Home::new("hangup");
+    let (child, said) = home.started(&["a.yaml", "--on", "lab"]);
+    signal(&child, libc::SIGHUP);
+    ends_with(child, said, 129);
+    assert_eq!(
+        (home.orders(), home.file("state").trim()),
+        (vec!["define".into(), "start".into()], "running")
+    );
+}
+
+#[test]
+fn an_end_that_nobody_heard_of_is_found() {
+    let home = Home::new("unheard");
+    home.0.write("short", "");
+    home.0.write("mute", "");
+    let output = home.run(&["a.yaml", "--on", "lab"]);
+    expect_code(&output, 122);
+    assert!(
+        text(&output.stderr).contains("a on lab was shut off before anything was heard of it"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn the_time_limit_is_kept_here() {
+    let home = Home::new("limit");
+    let (child, said) = home.started(&["a.yaml", "--on", "lab", "--timeout", "300ms"]);
+    let rest = ends_with(child, said, 124);
+    assert!(
+        rest.contains("the time limit of 0.3 s was reached"),
+        "{rest}"
+    );
+    assert_eq!(home.orders().last().unwrap(), "destroy");
+}
+
+#[test]
+fn a_domain_of_that_name_is_not_touched_unless_told_to() {
+    let home = Home::new("existing");
+    let old = "<domain><name>a</name><uuid>11111111-9d0e-4c51-9c3f-0a4d5e6f7a8b</uuid><!-- OLD --></domain>\n";
+    home.0.write("state", "shut off\n");
+    home.0.write("xml", old);
+    let refused = home.expect(&["a.yaml", "--on", "lab"], 125);
+    assert!(
+        refused.contains("test:///lab has a domain a already; --overwrite replaces it"),
+        "{refused}"
+    );
+    home.expect(&["a.yaml", "--save", "--on", "lab"], 0);
+    // Nor by the start of a saved VM, whose definition it is not.
+    home.expect(&["start", "a", "--detach"], 125);
+    assert_eq!(home.file("xml"), old);
+    // What libvirt refuses leaves what was.
+    home.0.write("refuse", "");
+    let refused = home.expect(&["a.yaml", "--on", "lab", "--overwrite"], 125);
+    assert!(
+        refused.contains("test:///lab refuses define: no such machine"),
+        "{refused}"
+    );
+    assert_eq!(
+        (home.file("xml").as_str(), home.file("state").trim()),
+        (old, "shut off")
+    );
+    assert!(!home.orders().contains(&"start".to_owned()));
+    fs::remove_file(home.0.path("refuse")).unwrap();
+    let said = home.expect(&["a.yaml", "--on", "lab", "--overwrite", "--detach"], 0);
+    assert_eq!(said, "a is running on lab, test:///lab\n");
+    // What runs is not replaced at all.
+    let refused = home.expect(&["a.yaml", "--on", "lab", "--overwrite"], 125);
+    assert!(
+        refused.contains("a is already running on test:///lab"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_saved_vm_lives_there() {
+    let home = Home::new("saved");
+    home.expect(&["a.yaml", "--save", "--on", "lab"], 0);
+    let config = home.file("data/vsc/vms/a/config.yaml");
+    assert!(config.contains("\nhost: lab\n"), "{config}");
+    assert_eq!(home.file("words"), "", "saving asks nobody");
+    assert_eq!(home.expect(&["status", "a"], 3), "");
+    for _ in 0..2 {
+        // The second time, what is there is ours.
+        home.expect(&["start", "a", "--detach"], 0);
+        assert_eq!(home.file("given"), home.file("data/vsc/vms/a/domain.xml"));
+        assert_eq!(home.expect(&["status", "a"], 0), "a is running on lab\n");
+        let row = &home.json(&["list"])[0];
+        assert_eq!(
+            (&row["state"], &row["host"], &row["pid"]),
+            (&"running".into(), &"lab".into(), &Value::Null)
+        );
+        let refused = home.expect(&["start", "a"], 125);
+        assert!(refused.contains("a is already running on lab"), "{refused}");
+        let refused = home.expect(&["delete", "a"], 125);
+        assert!(
+            refused.contains("a is running on lab: stop it first"),
+            "{refused}"
+        );
+        assert_eq!(home.expect(&["stop", "a"], 0), "a on lab has ended\n");
+    }
+    home.0.write("deaf", "");
+    home.expect(&["start", "a", "--detach"], 0);
+    let refused = home.expect(&["stop", "a", "--timeout", "300ms"], 125);
+    assert!(
+        refused.contains("a is still running after 0.3 s; --force ends it"),
+        "{refused}"
+    );
+    home.expect(&["stop", "a", "--force"], 0);
+    home.expect(&["delete", "a"], 0);
+    assert_eq!(home.orders().last().unwrap(), "undefine");
+    assert!(!home.0.path("state").exists());
+    expect_code(&home.run(&["status", "a"]), 125);
+}
+
+#[test]
+fn an_attended_start_is_remembered_with_its_end() {
+    let home = Home::new("attended");
+    home.expect(&["a.yaml", "--save"], 0);
+    home.0.write("short", "");
+    home.expect(&["start", "a", "--on", "lab"], 0);
+    let row = home.json(&["status", "a"]);
+    assert_eq!(
+        (&row["state"], &row["host"]),
+        (&"shut off".into(), &"lab".into())
+    );
+    assert_eq!(row["ended"]["outcome"], "powered-off");
+}
+
+#[test]
+fn nobody_at_home_is_said() {
+    let home = Home::new("away");
+    let refused = home.expect(&["a.yaml", "--on", "away"], 125);
+    assert!(
+        refused.contains("cannot connect to the hypervisor test:///away: nobody is at home"),
+        "{refused}"
+    );
+    let refused = home.expect(&["a.yaml", "--on", "lav"], 125);
+    assert!(refused.contains("did you mean \"lab\"?"), "{refused}");
+    home.expect(&["a.yaml", "--save", "--on", "lab"], 0);
+    home.expect(&["start", "a", "--detach"], 0);
+    let state = home.0.path("data/vsc/vms/a/state.json");
+    let moved = fs::read_to_string(&state)
+        .unwrap()
+        .replace("test:///lab", "test:///away");
+    fs::write(&state, moved).unwrap();
+    expect_code(&home.run(&["status", "a"]), 125);
+    let list = home.run(&["list"]);
+    expect_code(&list, 0);
+    assert!(
+        text(&list.stdout).contains("unknown") && text(&list.stderr).contains("nobody is at home"),
+        "{list:?}"
+    );
+    for verb in ["stop", "delete", "start"] {
+        let refused = home.expect(&[verb, "a"], 125);
+        assert!(refused.contains("nobody is at home"), "{verb}: {refused}");
+    }
+    let child = home
+        .vsc(&["a.yaml", "--on", "lab", "--overwrite"])
+        .env("PATH", "/nonexistent")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let output = finish(child.unwrap());
+    expect_code(&output, 125);
+    assert!(
+        text(&output.stderr).contains("libvirt-clients"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn what_is_to_be_attested_is_not_started() {
+    let home = Home::new("secure");
+    let firmware = home.0.write("sev.fd", "");
+    let firmware = format!("firmware.path={}", firmware.display());
+    let arguments = [
+        "a.yaml",
+        "-o",
+        "security.type=sev",
+        "-o",
+        "type=kvm",
+        "-o",
+        "firmware.type=efi",
+        "-o",
+        &firmware,
+    ];
+    let refused = home.expect(&[&arguments[..], &["--on", "lab"]].concat(), 125);
+    assert!(
+        refused.contains("E-LATER") && refused.contains("attested"),
+        "{refused}"
+    );
+    home.expect(&[&arguments[..], &["--save", "--on", "lab"]].concat(), 0);
+    let config = home.file("data/vsc/vms/a/config.yaml");
+    assert!(config.starts_with("attestation: true\n"), "{config}");
+    let refused = home.expect(&["start", "a"], 125);
+    assert!(refused.contains("E-LATER"), "{refused}");
+    assert_eq!(home.file("words"), "");
+}

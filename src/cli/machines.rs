@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use vsc::compile::Description;
-use vsc::facts::Variables;
+use vsc::facts::{Root, Variables};
 use vsc::libvirt::{SHUT_OFF, Virsh};
-use vsc::store::{Ended, Entry, Remote, Store, StoreError};
+use vsc::scenario::old;
+use vsc::store::{Ended, Entry, Name, Remote, Store, StoreError};
 
 use super::Common;
 use crate::say;
@@ -39,26 +40,83 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The store: what the command line says, else `told` (the key `store`), else the user's own.
+    /// The store to save in: what the command line says, else `told` (the key `store` of a scenario), else what the
+    /// settings file says, else the user's own.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(super) fn open(&self, told: Option<&Path>) -> Result<Store, StoreError> {
-        let directory = match (&self.store, told) {
-            (Some(directory), _) => directory.clone(),
-            (None, Some(directory)) => directory.to_owned(),
-            (None, None) => {
-                Store::default_directory(&Variables::of_process()).ok_or_else(|| {
-                    StoreError::Unusable {
-                        directory: PathBuf::from("~/.local/share/vsc/vms"),
-                        why: "neither $XDG_DATA_HOME nor $HOME is set; --store names another"
-                            .into(),
-                    }
-                })?
-            }
+    fn open(&self, told: Option<&Path>, common: &Common) -> Result<Store, StoreError> {
+        let variables = Variables::of_process();
+        let directory = match self.store.as_deref().or(told) {
+            Some(directory) => directory.to_owned(),
+            None => match of_settings(common, &variables)? {
+                Some(directory) => directory,
+                None => own(&variables)?,
+            },
         };
         Store::new(&directory)
     }
+
+    /// The stores to look in: that one, and, where nobody has named one, the predecessor's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn stores(&self, common: &Common) -> Result<Vec<Store>, StoreError> {
+        let mut stores = vec![self.open(None, common)?];
+        let variables = Variables::of_process();
+        if self.store.is_none() && of_settings(common, &variables)?.is_none() {
+            let root = Root(common.host_root.clone());
+            let theirs = vsc::find_old(old::STORE, variables.home.as_deref(), &root);
+            if let Some(theirs) = theirs.filter(|directory| directory.is_dir()) {
+                let theirs = Store::new(&theirs)?;
+                if !stores.contains(&theirs) {
+                    stores.push(theirs);
+                }
+            }
+        }
+        Ok(stores)
+    }
+
+    /// The store that has a VM of this name; the one to save in, where none has.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn of(&self, name: &Name, common: &Common) -> Result<Store, StoreError> {
+        let stores = self.stores(common)?;
+        let has = |store: &&Store| store.place(name).symlink_metadata().is_ok();
+        let found = stores.iter().find(has).or(stores.first());
+        found.cloned().ok_or_else(|| StoreError::Unknown {
+            name: name.as_str().to_owned(),
+            store: PathBuf::new(),
+        })
+    }
+
+    /// All saved VMs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn entries(&self, common: &Common) -> Result<Vec<Entry>, StoreError> {
+        let mut entries = Vec::new();
+        for store in self.stores(common)? {
+            entries.extend(store.entries()?);
+        }
+        Ok(entries)
+    }
+}
+
+/// The store that the settings file names.
+fn of_settings(common: &Common, variables: &Variables) -> Result<Option<PathBuf>, StoreError> {
+    let root = Root(common.host_root.clone());
+    let places = vsc::settings_places(common.settings(&root), variables.home.as_deref());
+    let places = places.map_err(|(path, why)| StoreError::Damaged { path, why })?;
+    Ok(places.store)
+}
+
+fn own(variables: &Variables) -> Result<PathBuf, StoreError> {
+    Store::default_directory(variables).ok_or_else(|| StoreError::Unusable {
+        directory: PathBuf::from("~/.local/share/vsc/vms"),
+        why: "neither $XDG_DATA_HOME nor $HOME is set; --store names another".into(),
+    })
 }
 
 /// Whether a machine's memory is encrypted.

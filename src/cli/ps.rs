@@ -33,7 +33,7 @@ pub(super) fn run(args: &PsArgs, common: &Common) -> u8 {
     let proc = common.host_root.join("proc");
     let mut machines = scan(&proc);
     // Machines run without a store as well: what is wrong with it is for `list` to say.
-    let saved = args.store.open(None).and_then(|store| store.entries());
+    let saved = args.store.entries(common);
     for entry in saved.into_iter().flatten() {
         let process = entry.state.process.filter(|p| p.uptime(&proc).is_some());
         let machine = process.and_then(|p| machines.iter_mut().find(|m| m.pid == p.pid));

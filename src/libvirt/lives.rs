@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Stdio};
 
 use super::{Virsh, VirshError};
+use crate::xml::Element;
+use crate::xml::parse::parse;
 
 /// States of domains in the words of virsh (virshDomainState in libvirt's tools/virsh-util.c).
 const STATES: [&str; 8] = [
@@ -70,10 +72,10 @@ pub enum HandOverError {
         name: String,
         /// Why the new one was refused.
         #[source]
-        error: VirshError,
+        error: Box<VirshError>,
         /// Why the old one was.
-        again: VirshError,
-        /// The old one.
+        again: Box<VirshError>,
+        /// The old one, without passwords.
         old: String,
     },
 }
@@ -191,9 +193,9 @@ impl Virsh {
         match (self.restore(undo), &undo.old) {
             (Err(again), Some(old)) => HandOverError::Lost {
                 name: undo.name.clone(),
-                error,
-                again,
-                old: old.clone(),
+                error: error.into(),
+                again: again.into(),
+                old: without_passwords(old),
             },
             _ => error.into(),
         }
@@ -257,9 +259,24 @@ fn row(line: &str) -> Option<(String, String)> {
 
 /// The identity that domain XML gives.
 pub fn uuid_of(xml: &str) -> Option<String> {
-    let domain = crate::xml::parse::parse(xml).ok()?;
+    let domain = parse(xml).ok()?;
     let uuid = domain.child("uuid")?.text.trim().to_ascii_lowercase();
     (!uuid.is_empty()).then_some(uuid)
+}
+
+/// Domain XML that may be shown.
+fn without_passwords(xml: &str) -> String {
+    fn clear(element: &mut Element) {
+        element.attributes.retain(|a| a.name != "passwd");
+        element.children.iter_mut().for_each(clear);
+    }
+    match parse(xml) {
+        Ok(mut domain) => {
+            clear(&mut domain);
+            domain.write()
+        }
+        Err(_) => String::new(),
+    }
 }
 
 /// Something that happened to a domain.

@@ -25,7 +25,7 @@ pub(in crate::cli) struct DeleteArgs {
 }
 
 pub(in crate::cli) fn delete(args: &DeleteArgs, common: &Common) -> u8 {
-    match remove(args) {
+    match remove(args, common) {
         Ok(disks) => {
             let mut text = format!("{} is deleted\n", args.name);
             for disk in &disks {
@@ -50,9 +50,9 @@ enum DeleteError {
     Running { name: String, host: String },
 }
 
-fn remove(args: &DeleteArgs) -> Result<Vec<PathBuf>, DeleteError> {
+fn remove(args: &DeleteArgs, common: &Common) -> Result<Vec<PathBuf>, DeleteError> {
     let name = Name::existing(&args.name)?;
-    let store = args.store.open(None)?;
+    let store = args.store.of(&name, common)?;
     if let Some(remote) = store.entry(&name)?.state.handed_to {
         // Nobody starts it meanwhile.
         let held = store.hold(&name)?;

@@ -30,7 +30,7 @@ pub(in crate::cli) struct StatusArgs {
 }
 
 pub(in crate::cli) fn list(args: &ListArgs, common: &Common) -> u8 {
-    let entries = match args.store.open(None).and_then(|store| store.entries()) {
+    let entries = match args.store.entries(common) {
         Ok(entries) => entries,
         Err(e) => return failed(&e),
     };
@@ -119,7 +119,7 @@ pub(in crate::cli) fn status(args: &StatusArgs, common: &Common) -> u8 {
 
 fn row(args: &StatusArgs, common: &Common) -> Result<Row, StoreError> {
     let name = Name::existing(&args.name)?;
-    let entry = args.store.open(None)?.entry(&name)?;
+    let entry = args.store.of(&name, common)?.entry(&name)?;
     let proc = common.host_root.join("proc");
     Ok(Row::of(entry, &proc, &mut Asked::default()))
 }

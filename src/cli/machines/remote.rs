@@ -88,8 +88,13 @@ pub(in crate::cli) fn resolve(
     common: &Common,
 ) -> Result<Remote, RemoteError> {
     let root = Root(common.host_root.clone());
-    let hosts = Hosts::load(list, &Variables::of_process(), &root)
-        .map_err(|messages| RemoteError::List(Box::new(messages)))?;
+    let hosts = Hosts::load(
+        list,
+        common.settings(&root),
+        &Variables::of_process(),
+        &root,
+    )
+    .map_err(|messages| RemoteError::List(Box::new(messages)))?;
     let host = hosts.get(name)?;
     Ok(Remote {
         host: host.name.clone(),

@@ -30,7 +30,7 @@ pub(in crate::cli) fn save(
 ) -> Result<(), StoreError> {
     let parsed = description.parsed();
     let name = Name::new(description.domain.text("name").unwrap_or_default())?;
-    let store = store.open(parsed.text("store").as_deref().map(Path::new))?;
+    let store = store.open(parsed.text("store").as_deref().map(Path::new), common)?;
     let contents = Contents {
         domain: exported.text.clone(),
         scenario: scenario(description, &name).map_err(|why| StoreError::Unusable {

@@ -10,13 +10,14 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 use vsc::SettingsFrom;
-use vsc::compile::Plan;
+use vsc::compile::Making;
 use vsc::facts::Variables;
 use vsc::libvirt::{Existing, Virsh, is_active};
-use vsc::scenario::{Input, Layer, Override};
+use vsc::scenario::{Input, Layer, Override, Parsed};
 use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, StoreError, now};
 
 use super::super::Common;
+use super::super::disk::make_all;
 use super::super::run::{Launch, compile_parsed, report, tell};
 use super::remote::{self, Passenger, RemoteError, started};
 use super::{RUNNING, StoreArgs, answer, time};
@@ -121,11 +122,19 @@ fn run(
     started: Instant,
 ) -> Result<Summary, StartError> {
     let name = Name::existing(&args.name)?;
-    let held = args.store.open(None)?.hold(&name)?;
+    let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
-    let Some(plan) = plan(&held, args, common)? else {
-        return Ok(Summary::failed("the scenario has errors".into()));
+    let errors = || Summary::failed("the scenario has errors".into());
+    let Some(parsed) = parsed(&held, args, common)? else {
+        return Ok(errors());
     };
+    let Some(mut plan) = compile_parsed(parsed, common) else {
+        return Ok(errors());
+    };
+    let mut state = held.entry.state.clone();
+    if let Some(failed) = make(&held, &mut state, std::mem::take(&mut plan.images), common)? {
+        return Ok(failed);
+    }
     if args.detached {
         let (path, log) = held.new_log()?;
         detach::redirect(&log).map_err(|error| StoreError::System {
@@ -134,12 +143,12 @@ fn run(
             error,
         })?;
     }
-    let mut state = State {
+    state = State {
         process: Process::current(),
         began: Some(now()),
         handed_to: None,
         ended: None,
-        ..held.entry.state.clone()
+        ..state
     };
     held.write_state(&state)?;
     let launch = Launch {
@@ -155,8 +164,30 @@ fn run(
     Ok(summary)
 }
 
-/// The plan of a saved VM. `None`: errors were printed.
-fn plan(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Plan>, StoreError> {
+/// Makes the images that are not there yet, and notes that they were made for this VM. What comes back is a failure.
+fn make(
+    held: &Held,
+    state: &mut State,
+    images: Vec<Making>,
+    common: &Common,
+) -> Result<Option<Summary>, StoreError> {
+    for image in images {
+        let path = image.path.clone();
+        if let Err(code) = make_all(vec![image], common) {
+            let mut summary = Summary::failed("an image cannot be made".into());
+            summary.code = code;
+            return Ok(Some(summary));
+        }
+        state
+            .created_disks
+            .push(std::path::absolute(&path).unwrap_or(path));
+        held.write_state(state)?;
+    }
+    Ok(None)
+}
+
+/// What the scenario of a saved VM says. `None`: errors were printed.
+fn parsed(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Parsed>, StoreError> {
     let layers = args
         .timeout
         .iter()
@@ -204,7 +235,7 @@ fn plan(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Plan>, 
         }
         Err(e) => return Err(e),
     };
-    Ok(compile_parsed(parsed, common))
+    Ok(Some(parsed))
 }
 
 /// Where the last start was on a libvirt, that one must have ended.
@@ -233,7 +264,7 @@ fn elsewhere(
     remote: &Remote,
 ) -> Result<Option<Summary>, StartError> {
     let name = Name::existing(&args.name)?;
-    let held = args.store.open(None)?.hold(&name)?;
+    let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
     if held.entry.config.as_ref().is_some_and(|c| c.attestation) {
         return Err(RemoteError::Attestation(args.name.clone()).into());
@@ -296,7 +327,7 @@ fn target(args: &StartArgs, common: &Common) -> Result<Option<Remote>, StartErro
         Some(host) => Ok(Some(remote::resolve(host, None, common)?)),
         None => {
             let name = Name::existing(&args.name)?;
-            Ok(args.store.open(None)?.entry(&name)?.state.on)
+            Ok(args.store.of(&name, common)?.entry(&name)?.state.on)
         }
     }
 }
@@ -325,7 +356,7 @@ fn ended(summary: &Summary) -> Ended {
 /// Starts this program once more, detached, and waits until the guest lives or the run is over.
 fn launcher(args: &StartArgs, common: &Common) -> Result<u8, StoreError> {
     let name = Name::existing(&args.name)?;
-    let store = args.store.open(None)?;
+    let store = args.store.of(&name, common)?;
     // Said here rather than by the other process, which would take a moment longer.
     store.entry(&name)?;
     let place = store.place(&name);

@@ -53,7 +53,7 @@ enum StopError {
 }
 
 pub(in crate::cli) fn stop(args: &StopArgs, common: &Common) -> u8 {
-    match end(args) {
+    match end(args, common) {
         Ok(text) => {
             let told = json!({"name": args.name, "state": SHUT_OFF, "message": text});
             answer(common, &told, &format!("{text}\n"));
@@ -63,9 +63,9 @@ pub(in crate::cli) fn stop(args: &StopArgs, common: &Common) -> u8 {
     }
 }
 
-fn end(args: &StopArgs) -> Result<String, StopError> {
+fn end(args: &StopArgs, common: &Common) -> Result<String, StopError> {
     let name = Name::existing(&args.name)?;
-    let store = args.store.open(None)?;
+    let store = args.store.of(&name, common)?;
     let entry = store.entry(&name)?;
     if let Some(remote) = &entry.state.handed_to {
         return elsewhere(args, remote);

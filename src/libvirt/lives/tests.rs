@@ -204,6 +204,18 @@ fn what_is_refused_leaves_what_was() {
 }
 
 #[test]
+fn what_is_shown_has_no_passwords() {
+    let old =
+        "<domain><devices><graphics type='vnc' passwd='geheim' port='-1'/></devices></domain>";
+    let shown = without_passwords(old);
+    assert!(
+        !shown.contains("geheim") && shown.contains("port='-1'"),
+        "{shown}"
+    );
+    assert_eq!(without_passwords("passwd='geheim'"), "");
+}
+
+#[test]
 fn events_come_as_they_happen_and_end_with_the_listener() {
     let (fake, virsh) = Fake::new("events");
     let mut events = virsh.listen("d").unwrap();

@@ -108,19 +108,36 @@ impl Cx<'_> {
         self.map("firmware").remove("type");
         self.map("firmware").remove("features");
         self.default("firmware", "device", "flash");
-        if encrypted && self.text("firmware.nvram").is_some() {
-            self.no_nvram_in_measurements();
-        }
+        self.only_measured_variables(encrypted);
         self.smm();
     }
 
-    fn no_nvram_in_measurements(&mut self) {
-        let d = self.warn(
-            "W-SEV-NVRAM",
-            "firmware.nvram",
-            "A variable store is not measured, and this machine has one",
-        );
-        d.why = Some("What the firmware reads from it can change what starts".into());
+    /// libvirt gives firmware in flash a variable store unless it is told that there is none.
+    fn only_measured_variables(&mut self, encrypted: bool) {
+        let stateless = self.flag("firmware.stateless");
+        let store = ["firmware.nvram", "firmware.nvram_template"]
+            .into_iter()
+            .find(|key| self.text(key).is_some());
+        if let (true, Some(store)) = (stateless, store) {
+            self.conflict(
+                store,
+                "firmware.stateless",
+                "Firmware that keeps no variables has no store for them",
+                "Keep one of the two",
+            );
+            return;
+        }
+        let flash = self.text("firmware.device") != Some("rom");
+        if !encrypted || stateless || store.is_none() && !flash {
+            return;
+        }
+        let at = store.unwrap_or("firmware.path");
+        let message = "A variable store is not measured, and this machine has one";
+        let d = self.warn("W-SEV-NVRAM", at, message);
+        d.why = Some(match store {
+            Some(_) => "What the firmware reads from it can change what starts".into(),
+            None => "libvirt makes one for firmware in flash that is not stateless, and what the firmware reads from it can change what starts".into(),
+        });
         d.help = Some("Say `firmware: {stateless: true}`".into());
     }
 
@@ -189,19 +206,23 @@ impl Cx<'_> {
                 firmware
                     .entry("device")
                     .or_insert(if rom { "rom" } else { "flash" }.into());
+                let stateless = firmware.get("stateless") == Some(&Value::Bool(true));
+                let own = ["nvram", "nvram_template", "stateless"];
+                if encrypted && own.iter().all(|key| !firmware.contains_key(*key)) {
+                    firmware.insert("stateless".into(), true.into());
+                }
                 if let Some(template) = &found.nvram_template
                     && !encrypted
+                    && !stateless
                 {
                     firmware
                         .entry("nvram_template")
                         .or_insert(template.path.to_string_lossy().into());
                 }
-                if encrypted && rom {
-                    firmware.entry("stateless").or_insert(true.into());
-                }
                 if found.requires_smm {
                     firmware.entry("secure").or_insert(true.into());
                 }
+                self.only_measured_variables(encrypted);
                 self.smm();
             }
             // An export from a host without firmware leaves the choice to libvirt, where libvirt can make it.

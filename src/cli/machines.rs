@@ -27,7 +27,7 @@ mod stop;
 pub(super) use delete::{DeleteArgs, delete};
 pub(super) use list::{ListArgs, StatusArgs, clock, list, status};
 pub(super) use remote::{ended as ended_elsewhere, hand_over, resolve};
-pub(super) use save::save;
+pub(super) use save::{keep, save};
 pub(super) use start::{StartArgs, start};
 pub(super) use stop::{StopArgs, stop};
 

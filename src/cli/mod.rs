@@ -23,12 +23,14 @@ mod firmware;
 mod hosts;
 mod image;
 mod import;
+mod info;
 mod machines;
 mod plan;
 mod ps;
 mod reference;
 mod run;
 mod schema;
+mod shell;
 mod table;
 
 /// Boots one virtual machine now, and puts everything back as it was.
@@ -127,6 +129,10 @@ enum Verb {
     Schema,
     /// Shows the CPU features of the host, of a guest, and how they differ.
     Cpu(cpu::CpuArgs),
+    /// Says what this host's CPU, memory and KVM are.
+    Info,
+    /// Asks for commands and sets up virtual machines with them: the shell of virt-scenario, and more.
+    Shell(shell::ShellArgs),
     /// Measures how long starts take.
     Bench(bench::BenchArgs),
     /// Prints the version and what this build can do.
@@ -138,7 +144,7 @@ enum Verb {
 }
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
-const LATER: &[&str] = &["host", "gc", "shell", "info", "sev", "top"];
+const LATER: &[&str] = &["host", "gc", "sev", "top"];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
 /// must start fast.
@@ -171,6 +177,8 @@ const VERBS: &[&str] = &[
     "plan",
     "schema",
     "cpu",
+    "info",
+    "shell",
     "bench",
     "version",
     "completions",
@@ -296,6 +304,8 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Plan(args)) => plan::plan(&args, &cli.common),
         Some(Verb::Schema) => schema::run(),
         Some(Verb::Cpu(args)) => cpu::run(&args, &cli.common),
+        Some(Verb::Info) => info::run(&cli.common),
+        Some(Verb::Shell(args)) => shell::run(args, &cli.common),
         Some(Verb::Bench(args)) => bench::run(&args, &cli.common),
         Some(Verb::Version) => describe::version(&cli.common),
         Some(Verb::Completions(args)) => describe::completions(&args),

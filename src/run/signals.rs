@@ -117,6 +117,51 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// While this lives, what the terminal's keys for interrupting and quitting send is for others in the foreground: a
+/// child that this process waits for.
+#[derive(Debug)]
+pub(crate) struct Deaf(libc::sigset_t);
+
+impl Deaf {
+    /// Blocks the signals. Children that are started before this are not concerned.
+    pub(crate) fn now() -> Self {
+        // SAFETY: all-zero is a valid set, and the calls fill in what they are given.
+        unsafe {
+            let mut before = std::mem::zeroed::<libc::sigset_t>();
+            libc::pthread_sigmask(libc::SIG_BLOCK, &Self::keys(), &mut before);
+            Self(before)
+        }
+    }
+
+    fn keys() -> libc::sigset_t {
+        // SAFETY: as above.
+        unsafe {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGINT);
+            libc::sigaddset(&mut set, libc::SIGQUIT);
+            set
+        }
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        let (set, no_time) = (
+            Self::keys(),
+            libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+        );
+        // SAFETY: the sets and the time outlive the calls. What came meanwhile was not for this process.
+        unsafe {
+            while libc::sigtimedwait(&set, std::ptr::null_mut(), &no_time) > 0 {}
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut());
+        }
+    }
+}
+
 /// The process that started this one: the machine dies with it, however it ends, by nohup or not.
 ///
 /// PR_SET_PDEATHSIG alone would not do: it is about the thread that called fork, which may end long before its

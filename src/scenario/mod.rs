@@ -32,6 +32,7 @@ use decode::Decoder;
 use tree::{Body, Entry, Leaf};
 use types::Reader;
 
+pub use suggest::nearest;
 pub use types::{
     Console, ConsolePort, Cpu, Disk, Events, Given, Kernel, Limits, Root, Scenario, Serial,
 };

@@ -3,10 +3,7 @@
 #![forbid(unsafe_code)]
 
 /// The candidate nearest to `word`, if near enough to be worth saying.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 64 {
         return None;
     }

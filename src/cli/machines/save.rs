@@ -28,6 +28,27 @@ pub(in crate::cli) fn save(
     overwrite: bool,
     common: &Common,
 ) -> Result<(), StoreError> {
+    let host = on.as_ref().map_or(HERE, |on| &on.host).to_owned();
+    let place = keep(description, exported, on, store, overwrite, common)?;
+    let name = description.domain.text("name").unwrap_or_default();
+    let shown = format!("{name} is saved in {}\n", place.display());
+    let told = json!({"name": name, "directory": place, "host": host});
+    answer(common, &told, &shown);
+    Ok(())
+}
+
+/// Saves what a scenario describes; returns where.
+///
+/// # Errors
+/// [`StoreError`].
+pub(in crate::cli) fn keep(
+    description: &Description,
+    exported: &Exported,
+    on: Option<Remote>,
+    store: &StoreArgs,
+    overwrite: bool,
+    common: &Common,
+) -> Result<PathBuf, StoreError> {
     let parsed = description.parsed();
     let name = Name::new(description.domain.text("name").unwrap_or_default())?;
     let store = store.open(parsed.text("store").as_deref().map(Path::new), common)?;
@@ -50,11 +71,7 @@ pub(in crate::cli) fn save(
             why.collect::<Vec<_>>().join("; ")
         ));
     }
-    let place = store.save(&name, &contents, overwrite)?;
-    let shown = format!("{} is saved in {}\n", name.as_str(), place.display());
-    let told = json!({"name": name.as_str(), "directory": place, "host": contents.host});
-    answer(common, &told, &shown);
-    Ok(())
+    store.save(&name, &contents, overwrite)
 }
 
 /// The scenario's text, which means the same in the store.

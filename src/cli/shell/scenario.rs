@@ -60,19 +60,24 @@ impl Session {
                         comparison(&differences)
                     ));
                 }
+                for file in [DOMAIN, CONFIG] {
+                    let file = place.join(file);
+                    say::out(&format!("{}\n", shown(&file.display().to_string())));
+                }
                 let name = description.domain.text("name").unwrap_or_default();
-                say::out(&format!(
-                    "{}\n{}\n`start {name}` runs it, `xml` shows it\n",
-                    shown(&place.join(DOMAIN).display().to_string()),
-                    shown(&place.join(CONFIG).display().to_string()),
-                ));
+                let remote = description.parsed().text("on").is_some();
+                if remote || description.monitor.is_ok() {
+                    self.note(&format!("`start {name}` runs it"));
+                }
             }
         }
         if mode != "guest" {
             told["host"] = json!(description.host);
             if !self.common.json {
                 say::out(&host_plan(&description.host));
-                self.note(HOST_LATER);
+                if !description.host.changes.is_empty() {
+                    self.note(HOST_LATER);
+                }
             }
         }
         if preset == "securevm" && self.settings.is_on("force_sev") {
@@ -137,13 +142,19 @@ impl Session {
     /// `save [SCENARIO]`
     pub(super) fn save(&self, argument: &str) -> Result<Outcome, Outcome> {
         let words = self.split(argument)?;
-        let mut line = self.line(self.named(&words)?)?;
-        line.push("--save".into());
-        if self.settings.is_on("overwrite") {
-            line.push("--overwrite".into());
-        }
-        line.extend(self.store_option());
-        Ok(self.again(None, line))
+        let scenario = self.named(&words)?;
+        let described = self.described(&self.settings, scenario);
+        let description = described.ok_or(Outcome::Failed)?;
+        let place = self.keep(&description)?;
+        let name = description.domain.text("name").unwrap_or_default();
+        say::out(&match self.common.json {
+            true => format!("{}\n", json!({"name": name, "directory": place})),
+            false => format!(
+                "{name} is saved in {}\n",
+                shown(&place.display().to_string())
+            ),
+        });
+        Ok(Outcome::Done)
     }
 
     /// `plan [SCENARIO] [--all]`

@@ -17,6 +17,7 @@ use crate::sys;
 
 mod lives;
 mod machines;
+mod secrets;
 
 pub use lives::{Event, Events, Existing, HandOverError, SHUT_OFF, Undo, is_active, uuid_of};
 pub use machines::{Machine, machines};

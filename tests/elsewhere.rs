@@ -42,6 +42,9 @@ start)
 shutdown) [ -e deaf ] || ends Shutdown ;;
 destroy) ends Destroyed ;;
 event) exec cat 0<>events ;;
+secret-list) cat secrets 2>/dev/null || true ;;
+secret-define) cat >secret-xml ;;
+secret-set-value) cat >passphrase; echo "$2 volume" >>secrets ;;
 esac
 "#;
 
@@ -76,7 +79,7 @@ impl Home {
         home.1 = Some(events.unwrap());
         home.0.write(
             "virthosts.yaml",
-            "lab:\n  url: test:///lab\naway:\n  url: test:///away\n",
+            "lab:\n  url: test:///lab\nfar:\n  url: test://far/x\naway:\n  url: test:///away\n",
         );
         home.0
             .write("a.yaml", "memory: 128M\nfirmware: bios\ntype: qemu\n");
@@ -412,4 +415,79 @@ fn what_is_to_be_attested_is_not_started() {
     let refused = home.expect(&["start", "a"], 125);
     assert!(refused.contains("E-LATER"), "{refused}");
     assert_eq!(home.file("words"), "");
+}
+
+#[test]
+fn images_are_made_here_for_this_host_only() {
+    let home = Home::new("images");
+    let disk = home.0.path("d.img");
+    let arguments = [
+        "a.yaml",
+        "-o",
+        "disks.0.path=d.img",
+        "-o",
+        "disks.0.size=1M",
+        "--save",
+        "--on",
+        "lab",
+    ];
+    home.expect(&arguments, 0);
+    assert!(!disk.exists(), "saving makes nothing");
+    let refused = home.expect(&["start", "a", "--on", "far"], 125);
+    assert!(
+        refused.contains("d.img is to be made, and far is another machine"),
+        "{refused}"
+    );
+    assert_eq!(home.file("words"), "", "nobody was asked");
+    home.0.write("short", "");
+    for _ in 0..2 {
+        home.expect(&["start", "a"], 0);
+        assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 20);
+    }
+    let state: Value = serde_json::from_str(&home.file("data/vsc/vms/a/state.json")).unwrap();
+    assert_eq!(state["created_disks"], serde_json::json!([disk]));
+    let said = home.expect(&["delete", "a", "--disks"], 0);
+    assert!(
+        said.contains("d.img is deleted") && !disk.exists(),
+        "{said}"
+    );
+}
+
+#[test]
+fn passphrases_are_told_where_they_are_lacking() {
+    let home = Home::new("secrets");
+    home.0.write("short", "");
+    home.0.write("d.qcow2", "an image");
+    let key = home.0.write("key", "geheim\n");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let arguments = [
+        "a.yaml",
+        "-o",
+        "disks.0.path=d.qcow2",
+        "-o",
+        "disks.0.format=qcow2",
+        "-o",
+        "disks.0.encryption=luks",
+        "--on",
+        "lab",
+    ];
+    let refused = home.expect(&arguments, 125);
+    assert!(
+        refused.contains("lab does not know the passphrase of")
+            && refused.contains("secret-set-value"),
+        "{refused}"
+    );
+    assert!(!home.orders().contains(&"define".to_owned()));
+    let with_key = [&arguments[..], &["-o", "disks.0.secret_file=key"]].concat();
+    home.expect(&with_key, 0);
+    assert_eq!(home.file("passphrase"), "geheim");
+    assert!(
+        home.file("secret-xml").contains("d.qcow2</volume>"),
+        "{}",
+        home.file("secret-xml")
+    );
+    // It is known from then on.
+    home.expect(&[&arguments[..], &["--overwrite"]].concat(), 0);
+    assert!(!home.file("words").contains("geheim"));
+    assert_eq!(home.file("words").matches("secret-set-value").count(), 1);
 }

@@ -579,3 +579,89 @@ fn another_store_is_named_by_option_or_key() {
     }
     assert_eq!(home.json(&["list"]), Value::Array(vec![]));
 }
+
+#[test]
+fn the_settings_name_the_store_and_the_predecessors_is_found() {
+    let home = Home::new("settings");
+    home.0.write("a.yaml", "guest: test=none exit=3\n");
+    // The predecessor's own, on its search path; what is saved goes to ours.
+    let theirs = home.0.path("vmconfig/theirs");
+    fs::create_dir_all(&theirs).unwrap();
+    fs::write(
+        theirs.join("domain.xml"),
+        "<domain type='kvm'><name>theirs</name></domain>\n",
+    )
+    .unwrap();
+    let config = format!(
+        "attestation: false\ndomain-config: {}\nhost: localhost\nname: theirs\n",
+        theirs.join("domain.xml").display()
+    );
+    fs::write(theirs.join("config.yaml"), config).unwrap();
+    home.expect(&["a.yaml", "--save"], 0);
+    let names = |rows: Value| -> Vec<String> {
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|r| r["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(home.json(&["list"])), ["a", "theirs"]);
+    expect_code(&home.run(&["status", "theirs"]), 3);
+    // Where the settings name one, it is that one.
+    home.0
+        .write("virtscenario.yaml", "config:\n - vm-config-store: named\n");
+    assert_eq!(home.json(&["list"]), Value::Array(vec![]));
+    home.expect(&["a.yaml", "--save"], 0);
+    assert!(home.0.path("named/a/config.yaml").exists());
+    assert_eq!(names(home.json(&["list"])), ["a"]);
+    home.expect(&["delete", "a"], 0);
+    assert!(!home.0.path("named/a").exists() && home.store().join("a").exists());
+}
+
+#[test]
+fn a_preset_is_saved_as_a_preset() {
+    let home = Home::new("preset");
+    let output = home.run(&["desktop", "--save", "-m", "2G"]);
+    expect_code(&output, 0);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("cannot be run by this program here") && said.contains("--on HOST"),
+        "{said}"
+    );
+    let scenario = fs::read_to_string(home.store().join("desktop/scenario.yaml")).unwrap();
+    assert!(
+        scenario.contains("preset: [desktop]") && scenario.contains("memory: 2G"),
+        "{scenario}"
+    );
+    let domain = fs::read_to_string(home.store().join("desktop/domain.xml")).unwrap();
+    assert!(
+        domain.contains("<name>desktop</name>")
+            && domain.contains("<memory unit='KiB'>2097152</memory>"),
+        "{domain}"
+    );
+    home.expect(&["start", "desktop"], 125);
+}
+
+#[test]
+fn images_are_made_at_the_first_start() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("images");
+    home.0.write(
+        "a.yaml",
+        "guest: test=none exit=3\ndisks: [{path: d.img, size: 1M}]\n",
+    );
+    home.expect(&["a.yaml", "--save"], 0);
+    let disk = home.0.path("d.img");
+    for _ in 0..2 {
+        home.expect(&["start", "a"], 3);
+        assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 20);
+    }
+    let said = home.expect(&["delete", "a"], 0);
+    assert_eq!(said, "a is deleted\n");
+    assert!(disk.exists(), "a disk is deleted only when that is said");
+    home.expect(&["a.yaml", "--save"], 0);
+    fs::remove_file(&disk).unwrap();
+    home.expect(&["start", "a"], 3);
+    home.expect(&["delete", "a", "--disks"], 0);
+    assert!(!disk.exists());
+}

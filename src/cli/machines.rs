@@ -19,6 +19,7 @@ use crate::say;
 
 mod delete;
 mod list;
+mod luggage;
 mod remote;
 mod save;
 mod start;

@@ -102,6 +102,11 @@ impl Secret {
         Err(ImageError::Secret { from, why })
     }
 
+    /// The passphrase, for a program's standard input.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn shorten(&mut self, length: usize) {
         if let Some(rest) = self.0.get_mut(length..) {
             wipe(rest);

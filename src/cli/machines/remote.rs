@@ -17,6 +17,7 @@ use vsc::store::Remote;
 use vsc::xml::Exported;
 
 use super::super::Common;
+use super::luggage::{LuggageError, give_secrets, make_images};
 use super::{RUNNING, answer, is_secure};
 use crate::run::ending::Ending;
 use crate::run::poll::Poll;
@@ -42,6 +43,9 @@ pub(in crate::cli) enum RemoteError {
     /// What libvirt says.
     #[error(transparent)]
     Virsh(#[from] VirshError),
+    /// It would lack something there.
+    #[error(transparent)]
+    Luggage(#[from] LuggageError),
     /// Encrypted guests are not started without attestation.
     #[error(
         "E-LATER: {0} has encrypted memory, and its start has to be attested, which is not in this build yet; \
@@ -71,7 +75,7 @@ impl RemoteError {
     /// Whether it is certain that the VM does not run there.
     pub(super) fn nothing_started(&self) -> bool {
         match self {
-            Self::List(_) | Self::Host(_) | Self::Attestation(_) => true,
+            Self::List(_) | Self::Host(_) | Self::Attestation(_) | Self::Luggage(_) => true,
             Self::HandOver(HandOverError::Virsh(e)) => {
                 !matches!(e, VirshError::TimedOut { .. } | VirshError::TooLong { .. })
             }
@@ -193,6 +197,9 @@ pub(in crate::cli) fn hand_over(
         timeout: timeout.and_then(|t| Duration::try_from_secs_f64(t).ok()),
     };
     passenger.warn(exported);
+    let images = description.images.clone();
+    make_images(images, remote, common, |_| Ok::<_, RemoteError>(()))?;
+    give_secrets(&description.domain, remote)?;
     let ending = passenger.travel(remote, common)?;
     if ending.is_none() {
         started(name, remote, common);

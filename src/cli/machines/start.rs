@@ -18,7 +18,9 @@ use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, Sto
 
 use super::super::Common;
 use super::super::disk::make_all;
+use super::super::export::describe_parsed;
 use super::super::run::{Launch, compile_parsed, report, tell};
+use super::luggage::{LuggageError, give_secrets, make_images};
 use super::remote::{self, Passenger, RemoteError, started};
 use super::{RUNNING, StoreArgs, answer, time};
 use crate::run::detach;
@@ -107,6 +109,8 @@ enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Luggage(#[from] LuggageError),
     /// It runs on the libvirt that it was handed to.
     #[error("{name} is already running on {host}")]
     Elsewhere { name: String, host: String },
@@ -184,6 +188,10 @@ fn make(
         held.write_state(state)?;
     }
     Ok(None)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// What the scenario of a saved VM says. `None`: errors were printed.
@@ -270,6 +278,10 @@ fn elsewhere(
         return Err(RemoteError::Attestation(args.name.clone()).into());
     }
     let xml = held.entry.domain()?;
+    let described = parsed(&held, args, common)?;
+    let Some(description) = described.and_then(|parsed| describe_parsed(parsed, common)) else {
+        return Ok(Some(Summary::failed("the scenario has errors".into())));
+    };
     let timeout = match args.timeout.as_deref().map(time).transpose() {
         Ok(Some(_)) if args.detach => return Err(StartError::Unwatched),
         Ok(timeout) => timeout,
@@ -280,12 +292,19 @@ fn elsewhere(
             }));
         }
     };
-    let mut state = State {
+    let mut state = held.entry.state.clone();
+    make_images(description.images, remote, common, |path| {
+        state.created_disks.push(absolute(path));
+        held.write_state(&state).map_err(StartError::from)
+    })?;
+    give_secrets(&description.domain, remote).map_err(RemoteError::from)?;
+    let before = state.clone();
+    state = State {
         process: None,
         began: Some(now()),
         handed_to: Some(remote.clone()),
         ended: None,
-        ..held.entry.state.clone()
+        ..state
     };
     let passenger = Passenger {
         name: name.as_str(),
@@ -307,7 +326,7 @@ fn elsewhere(
         }
         Err(e) => {
             if e.nothing_started() {
-                held.write_state(&held.entry.state)?;
+                held.write_state(&before)?;
             }
             return Err(e.into());
         }

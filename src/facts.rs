@@ -179,6 +179,10 @@ pub trait Facts {
     fn device_of(&self, _path: &Path) -> Option<String> {
         None
     }
+    /// The first bytes of a regular file.
+    fn head(&self, _path: &Path) -> Option<[u8; 4]> {
+        None
+    }
     /// Where relative paths start.
     fn directory(&self) -> PathBuf {
         PathBuf::from("/")
@@ -478,6 +482,16 @@ impl Facts for LiveFacts {
             device
         };
         Some(whole.file_name()?.to_string_lossy().into_owned())
+    }
+
+    fn head(&self, path: &Path) -> Option<[u8; 4]> {
+        let path = self.root.at(path);
+        if !fs::metadata(&path).ok()?.is_file() {
+            return None;
+        }
+        let mut head = [0; 4];
+        fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
+        Some(head)
     }
 
     fn directory(&self) -> PathBuf {

@@ -115,11 +115,21 @@ pub fn load(
             .is_some_and(|b| told(&String::from_utf8_lossy(b)));
         written || layers.iter().any(|layer| told(layer.text()))
     };
+    let found = matches!(settings, SettingsFrom::Search(_));
     let settings = match settings {
         SettingsFrom::Search(_) if !may_have_preset() => None,
         settings => settings_file(settings, home.as_deref()),
     };
-    let settings_bytes = settings.as_deref().map(read).transpose().map_err(alone)?;
+    if let (true, Some(path)) = (found, settings.as_deref())
+        && let Some(d) = stranger(path)
+    {
+        return Err(alone(Box::new(d)));
+    }
+    let settings_bytes = settings
+        .as_deref()
+        .map(read_settings)
+        .transpose()
+        .map_err(alone)?;
     Ok(scenario::parse(&Input {
         file: file.zip(bytes.as_deref()),
         settings: settings.as_deref().zip(settings_bytes.as_deref()),
@@ -197,6 +207,57 @@ pub fn export(description: &Description, sets: &[String]) -> Result<xml::Exporte
 /// Everything there is to say about a scenario. Without an error in it, [`compile()`] succeeds.
 pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
     compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)
+}
+
+/// Why a settings file that was found, and that nobody named, is not obeyed: somebody else could have put it there.
+fn stranger(path: &Path) -> Option<Diagnostic> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    let ours = |uid: u32| uid == 0 || uid == effective_user();
+    let file = std::fs::metadata(path).ok()?;
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let directory = std::fs::metadata(directory).ok()?;
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let why = if !file.is_file() {
+        "it is not a regular file".to_owned()
+    } else if !ours(file.uid()) {
+        format!("it belongs to another user, {}", file.uid())
+    } else if file.mode() & OTHERS_WRITE != 0 {
+        "everybody may write it".to_owned()
+    } else if !ours(directory.uid()) || directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
+        "its directory is in the hands of others".to_owned()
+    } else {
+        return None;
+    };
+    let d = Diagnostic::error(
+        "E-SETTINGS",
+        Span::NONE,
+        format!("The settings in {shown} are not trusted: {why}"),
+    );
+    Some(
+        d.why("They were found there, nobody named them, and they can name programs to run")
+            .help(format!(
+                "--settings {shown} uses them all the same; --settings none does without"
+            )),
+    )
+}
+
+fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn read_settings(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+    read_text(path, scenario::MAX_BYTES + 1).map_err(|why| {
+        let message = format!("The settings {} cannot be read: {why}", path.display());
+        Box::new(
+            Diagnostic::error("E-SETTINGS", Span::NONE, message)
+                .help("--settings none does without"),
+        )
+    })
 }
 
 /// The bytes of a scenario, no more than one may have and one byte to tell that there were more.

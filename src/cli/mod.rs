@@ -186,9 +186,37 @@ const VERBS: &[&str] = &[
     "help",
 ];
 
+/// `--json doctor` as `doctor --json`: options that every verb takes may stand before it. `None`: there are none.
+fn verb_first(words: &[OsString]) -> Option<Vec<OsString>> {
+    let mut at = 1;
+    loop {
+        let word = words.get(at)?.to_str()?;
+        at += match word {
+            "--json" | "-q" | "--quiet" | "-v" | "--verbose" => 1,
+            "--host-root" | "--settings" => 2,
+            _ if word.starts_with("--host-root=") || word.starts_with("--settings=") => 1,
+            _ => break,
+        };
+    }
+    let verb = words
+        .get(at)
+        .filter(|word| at > 1 && VERBS.iter().any(|verb| *word == verb))?;
+    let before = words.get(1..at)?;
+    let rest = words.get(at + 1..)?;
+    let turned = words
+        .first()
+        .into_iter()
+        .chain([verb])
+        .chain(before)
+        .chain(rest);
+    Some(turned.cloned().collect())
+}
+
 /// Parses `words`, the program's name first. What [`Short`] does not understand, mistakes and calls for help
 /// included, is for [`Cli`].
 fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let turned = verb_first(words);
+    let words = turned.as_deref().unwrap_or(words);
     let mut before_command = words.iter().skip(1).take_while(|word| *word != "--");
     if !before_command.any(|word| VERBS.iter().any(|verb| word == verb))
         && let Ok(Short { common, run }) = Short::try_parse_from(words)
@@ -358,6 +386,35 @@ mod tests {
     }
 
     #[test]
+    fn options_of_every_verb_may_stand_before_it() {
+        let parsed = |line: &str| {
+            let words: Vec<OsString> = ["vsc-run"]
+                .into_iter()
+                .chain(line.split(' '))
+                .map(Into::into)
+                .collect();
+            parse(&words)
+                .map(|cli| format!("{cli:?}"))
+                .map_err(|e| e.to_string())
+        };
+        for (before, after) in [
+            ("--json doctor --self-test", "doctor --json --self-test"),
+            (
+                "-q --host-root /x plan a.yaml",
+                "plan -q --host-root /x a.yaml",
+            ),
+            ("--settings=none --json list", "list --settings=none --json"),
+        ] {
+            assert_eq!(parsed(before), parsed(after), "{before}");
+            assert!(parsed(after).is_ok());
+        }
+        // A scenario's name stays one.
+        assert!(
+            parsed("--json ./plan").is_ok_and(|cli| cli.contains("scenario: Some(\"./plan\")"))
+        );
+    }
+
+    #[test]
     fn the_short_way_understands_words_as_the_long_one_does() {
         for line in [
             "",
@@ -366,7 +423,6 @@ mod tests {
             "--json --result r.json --timeout 2s --timing -m 2G -v",
             "doctor",
             "doctor --json",
-            "--json doctor --self-test",
             "./doctor",
             "--kernel doctor",
             "a.yaml doctor",

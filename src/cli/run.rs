@@ -167,7 +167,14 @@ pub(super) fn report(messages: &Diagnostics, common: &Common) {
 
 pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
-    if common.json {
+    if args.export_xml
+        && let Some(kind) = args.scenario.as_deref()
+        && let Some(code) = super::export::other(kind, &args.command, common)
+    {
+        return code;
+    }
+    // A run tells everything in its result; an export's messages stand for themselves.
+    if common.json && !args.export_xml {
         say::silence();
     }
     if common.host_root != Path::new("/") && !args.export_xml {
@@ -175,12 +182,6 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             "a run is on this host, not on a directory (--host-root); check and explain take one";
         say::err_unkept(message);
         return finish(Summary::failed(message.into()), &args, common);
-    }
-    if args.export_xml
-        && let Some(kind) = args.scenario.as_deref()
-        && let Some(code) = super::export::other(kind, &args.command, common)
-    {
-        return code;
     }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();

@@ -237,6 +237,23 @@ fn is_about_this_host(d: &Diagnostic) -> bool {
 
 fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
     let mut problems = Problems::new();
+    // Of presets that do not go together no machine comes that anybody asked for.
+    if parsed
+        .problems
+        .iter()
+        .any(|d| d.code.starts_with("E-PRESET"))
+    {
+        return Compiled {
+            resources: None,
+            run: RunPlan::default(),
+            domain: Domain::default(),
+            host: HostPlan::default(),
+            images: Vec::new(),
+            scenario: parsed.problems.clone(),
+            here: Problems::new(),
+            left_out: Vec::new(),
+        };
+    }
     let left_out = here::gate(parsed, &mut problems);
     let mut here = std::mem::take(&mut problems);
     let (resources, run, about) = build(parsed, facts, &mut problems);

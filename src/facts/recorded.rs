@@ -140,6 +140,11 @@ impl Facts for HostFacts {
         self.texts.contains_key(path) || matches!(self.files.get(path), Some(Ok(_)))
     }
 
+    fn head(&self, path: &Path) -> Option<[u8; 4]> {
+        let text = self.texts.get(path)?;
+        text.as_bytes().first_chunk().copied()
+    }
+
     fn device_of(&self, path: &Path) -> Option<String> {
         path.ancestors().find_map(|p| self.devices.get(p).cloned())
     }

@@ -176,7 +176,9 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         tree::merge(&mut alone, layer.clone(), &mut Vec::new());
         tree::merge(&mut tree, layer, &mut problems);
     }
-    storage::apply(&mut tree, !base.names.is_empty());
+    storage::apply(&mut tree, !base.names.is_empty(), &|span| {
+        sources.is_advice(span)
+    });
     let file = input.file.map(|(path, _)| path.to_owned());
     let settings = input.settings.filter(|_| !base.names.is_empty());
     let scenario = Reader(&tree).scenario();

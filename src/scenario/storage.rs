@@ -4,6 +4,7 @@
 
 use super::keys::{self, KEYS, Key};
 use super::tree::{Body, Entry, Leaf};
+use crate::diag::Span;
 
 /// What of `storage` is for any disk.
 const ALWAYS: [&str; 6] = ["format", "bus", "cache", "io", "discard", "transient"];
@@ -20,7 +21,7 @@ const MADE: [&str; 7] = [
 
 /// Completes the disks of a tree. A scenario that starts from a preset with `storage` has a disk to boot from, unless
 /// it names disks or a kernel.
-pub(super) fn apply(tree: &mut Entry, has_preset: bool) {
+pub(super) fn apply(tree: &mut Entry, has_preset: bool, is_advice: &dyn Fn(Span) -> bool) {
     let Some(storage) = tree.get("storage").cloned() else {
         return;
     };
@@ -48,12 +49,12 @@ pub(super) fn apply(tree: &mut Entry, has_preset: bool) {
             continue;
         };
         for (index, member) in members.iter_mut().enumerate() {
-            complete(member, index, &storage);
+            complete(member, index, &storage, is_advice);
         }
     }
 }
 
-fn complete(member: &mut Entry, index: usize, storage: &Entry) {
+fn complete(member: &mut Entry, index: usize, storage: &Entry, is_advice: &dyn Fn(Span) -> bool) {
     let other = |word: &str| word != "disk";
     let device = member.get("device").map(|d| &d.body);
     if matches!(device, Some(Body::Leaf(Leaf::Word(word))) if other(word)) {
@@ -67,6 +68,10 @@ fn complete(member: &mut Entry, index: usize, storage: &Entry) {
         let (Some(value), Some(key)) = (storage.get(name), keys::find(members, name)) else {
             continue;
         };
+        // What an image is that exists already is for its owner to say.
+        if *name == "format" && !made && is_advice(value.span) {
+            continue;
+        }
         if member.get(name).is_none()
             && let Body::Map(entries) = &mut member.body
         {

@@ -209,13 +209,14 @@ pub(crate) fn settings(entry: &Entry, path: String, out: &mut dyn FnMut(String, 
 pub(crate) fn text(entry: &Entry) -> String {
     let mut parts = Vec::new();
     settings_written(entry, String::new(), &mut |key, value, _| {
+        let key = key.trim_start_matches("[0].");
         parts.push(if key.is_empty() {
             value
         } else {
-            format!("{key}={value}")
+            format!("{key}: {value}")
         });
     });
-    parts.join(" ")
+    parts.join(", ")
 }
 
 /// Walks over every value that was written.

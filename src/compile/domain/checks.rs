@@ -265,24 +265,31 @@ impl Cx<'_> {
             &Value::Object(self.root.clone()),
             String::new(),
             &mut |path, text| {
-                let bad = |c: char| {
-                    (c < ' ' && !matches!(c, '\t' | '\n' | '\r'))
-                        || matches!(c, '\u{fffe}' | '\u{ffff}')
+                let lines = ["description", "metadata", "security", "xml"];
+                let many = lines.iter().any(|key| path.starts_with(key));
+                let bad = |c: char| match c {
+                    '\n' | '\r' => !many,
+                    '\t' => false,
+                    c => c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}'),
                 };
-                if text.chars().any(bad) {
+                let guest = ["command", "env", "workdir"]
+                    .iter()
+                    .any(|key| path.starts_with(key));
+                if !guest && text.chars().any(bad) {
                     wrong.push(path.to_owned());
                 }
             },
         );
         for path in wrong {
-            if !path.starts_with("command") && !path.starts_with("env") {
-                let d = self.error(
-                    "E-CONTROL",
-                    &path,
-                    "A control character, which XML cannot carry",
-                );
-                d.why = Some("XML 1.0, production 2 (Char)".into());
-            }
+            let d = self.error(
+                "E-CONTROL",
+                &path,
+                "A control character, which has no place here",
+            );
+            d.why = Some(
+                "XML cannot carry it (XML 1.0, production 2), or libvirt takes one line only"
+                    .into(),
+            );
         }
     }
 }

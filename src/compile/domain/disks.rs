@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -10,6 +11,8 @@ use super::{Around, Cx, ident};
 
 /// Where libvirt keeps images.
 const IMAGES: &str = "/var/lib/libvirt/images";
+/// The first bytes of a qcow2 image (QEMU docs/interop/qcow2.txt).
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// What only qcow2 has.
 const ONLY_QCOW2: [&str; 3] = ["cluster_size", "lazy_refcounts", "compression_type"];
 
@@ -81,6 +84,7 @@ impl Cx<'_> {
                 .as_str()
                 .unwrap_or(bus)
                 .to_owned();
+            self.hint_of_content(&here, disk);
             self.format_options(&here, &format, disk);
             if let Some(path) = disk.get("path").and_then(Value::as_str) {
                 let kind = if self.is_block_device(path) {
@@ -187,6 +191,27 @@ impl Cx<'_> {
         }
         if disk.get("preallocation").and_then(Value::as_str) == Some("off") {
             disk.remove("preallocation");
+        }
+    }
+
+    /// A format is never guessed; a file that looks like another one is worth a word.
+    fn hint_of_content(&mut self, here: &str, disk: &Map<String, Value>) {
+        let written = self.parsed.is_written(&format!("{here}.format"));
+        let Some(path) = disk
+            .get("path")
+            .and_then(Value::as_str)
+            .filter(|_| !written)
+        else {
+            return;
+        };
+        if self.facts.head(Path::new(path)) == Some(QCOW2_MAGIC) {
+            let d = self.warn(
+                "W-DISK-FORMAT",
+                &format!("{here}.path"),
+                "This image looks like qcow2, and nobody said so: the guest gets it as raw",
+            );
+            d.why = Some("A guest can write such a header into a raw image, to make the host open other files".into());
+            d.help = Some("If you made it as qcow2 say `format: qcow2`, else `format: raw`".into());
         }
     }
 

@@ -81,6 +81,15 @@ impl Cx<'_> {
                 .help = Some("Say `firmware: auto`, or `kernel: FILE`".into());
                 return;
             }
+            "none" if encrypted => {
+                self.conflict(
+                    "firmware.type",
+                    "security.type",
+                    "An encrypted machine starts with UEFI: nothing else can encrypt its memory",
+                    "Say `firmware: auto`",
+                );
+                return;
+            }
             "none" => {
                 self.root.remove("firmware");
                 return;
@@ -98,13 +107,16 @@ impl Cx<'_> {
                 self.root.insert("firmware".into(), json!({"type": "bios"}));
                 return;
             }
-            _ if path => return self.named_firmware(encrypted),
+            _ if path => return self.named_firmware(encrypted, directory.as_deref()),
             _ => {}
         }
         self.selected_firmware(encrypted, directory.as_deref());
     }
 
-    fn named_firmware(&mut self, encrypted: bool) {
+    fn named_firmware(&mut self, encrypted: bool, directory: Option<&str>) {
+        if encrypted {
+            self.check_named(directory);
+        }
         self.map("firmware").remove("type");
         self.map("firmware").remove("features");
         self.default("firmware", "device", "flash");
@@ -142,6 +154,46 @@ impl Cx<'_> {
     }
 
     /// Firmware that protects its variables needs System Management Mode.
+    /// Firmware that was named for an encrypted machine can be wrong in ways that nobody notices.
+    fn check_named(&mut self, directory: Option<&str>) {
+        if self.flag("firmware.secure") {
+            self.conflict(
+                "firmware.secure",
+                "security.type",
+                "An encrypted machine has no System Management Mode to protect variables with",
+                "Leave `firmware.secure` out",
+            );
+        }
+        let wanted = self.encryption_feature();
+        let path = self.text("firmware.path").unwrap_or_default().to_owned();
+        let catalogue = Catalogue::read(self.facts, directory.map(Path::new));
+        let named = catalogue
+            .descriptors
+            .iter()
+            .filter(|d| d.executable.path == Path::new(&path));
+        let told: Vec<bool> = named.map(|d| d.has(&wanted)).collect();
+        if !told.is_empty() && !told.contains(&true) {
+            let message = format!("By its descriptor this firmware lacks {}", wanted.as_str());
+            let d = self.error("E-FIRMWARE", "firmware.path", message);
+            d.help = Some(
+                "`vsc-run firmware list` shows what each can do; `firmware: auto` selects".into(),
+            );
+        }
+    }
+
+    /// What firmware must be able to do for the protection that is wanted.
+    fn encryption_feature(&self) -> Feature {
+        let policy = self.get("security.policy").and_then(Value::as_u64);
+        match (
+            self.text("security.type"),
+            policy.is_some_and(|p| p & SEV_ES != 0),
+        ) {
+            (Some("sev-snp"), _) => Feature::AmdSevSnp,
+            (_, true) => Feature::AmdSevEs,
+            _ => Feature::AmdSev,
+        }
+    }
+
     fn smm(&mut self) {
         if !self.flag("firmware.secure") {
             return;
@@ -166,15 +218,7 @@ impl Cx<'_> {
             .collect();
         let mut forbid = Vec::new();
         if encrypted {
-            let es = self
-                .get("security.policy")
-                .and_then(Value::as_u64)
-                .is_some_and(|p| p & SEV_ES != 0);
-            features.push(match (self.text("security.type"), es) {
-                (Some("sev-snp"), _) => Feature::AmdSevSnp,
-                (_, true) => Feature::AmdSevEs,
-                _ => Feature::AmdSev,
-            });
+            features.push(self.encryption_feature());
             forbid.push(Feature::RequiresSmm);
         } else if self.get("features.smm") == Some(&Value::Bool(false)) {
             forbid.push(Feature::RequiresSmm);
@@ -194,8 +238,13 @@ impl Cx<'_> {
             },
             arch: self.text("arch").unwrap_or("x86_64").to_owned(),
         };
-        let catalogue = Catalogue::read(self.facts, directory.map(Path::new));
+        let mut catalogue = Catalogue::read(self.facts, directory.map(Path::new));
         self.problems.extend(catalogue.warnings());
+        if let Some(format) = self.text("firmware.format") {
+            catalogue
+                .descriptors
+                .retain(|d| d.executable.format.as_str() == format);
+        }
         match select(&catalogue.descriptors, &wanted) {
             Ok(found) => {
                 let firmware = self.map("firmware");

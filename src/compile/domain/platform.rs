@@ -15,6 +15,8 @@ const BESIDE_GUEST: u64 = 256 << 20;
 const SEV_POLICY: u64 = 0x33;
 /// The policy bit that asks for SEV-ES.
 pub(super) const SEV_ES: u64 = 0x04;
+/// The policy bit that allows debugging (SNP firmware ABI, table 9).
+const SNP_DEBUG: u64 = 1 << 19;
 /// SMT allowed, and the bit that must be one (SNP firmware ABI, table 9).
 const SNP_POLICY: u64 = 0x30000;
 
@@ -268,6 +270,33 @@ impl Cx<'_> {
             (_, None) if host.is_some_and(|h| h.es) => SEV_POLICY | SEV_ES,
             (_, None) => SEV_POLICY,
         };
+        let weak = match kind.as_str() {
+            "sev-snp" if policy & SNP_DEBUG != 0 => {
+                Some("the host may decrypt its memory (bit 19, DEBUG)")
+            }
+            "sev-snp" => None,
+            _ if policy & 1 == 0 => Some("the host may decrypt its memory (bit 0, NODBG, is off)"),
+            _ if policy & 2 == 0 => {
+                Some("its keys may be shared with other guests (bit 1, NOKS, is off)")
+            }
+            _ => None,
+        };
+        if let Some(weak) = weak {
+            let d = self.warn(
+                "W-SEV-POLICY",
+                "security.policy",
+                format!("With this policy {weak}"),
+            );
+            d.help = Some("For a machine that is to be secure leave `policy` out".into());
+        }
+        if self.text("iommu") == Some("false") {
+            self.conflict(
+                "iommu",
+                "security.type",
+                "Without `iommu` no virtio device works in an encrypted machine",
+                "Say `iommu: auto`",
+            );
+        }
         let security = self.map("security");
         security.insert("policy".into(), policy.into());
         // A launch with the ES bit is of libvirt's type sev.

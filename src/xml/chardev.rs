@@ -230,7 +230,7 @@ pub(super) fn read_all(devices: &mut Element, import: &mut Import) {
             .and_then(|t| t.get("type"))
             .map(str::to_owned);
         match (element.name.as_str(), kind.as_deref()) {
-            ("serial", None | Some("isa-serial" | "serial")) => {
+            ("serial", None | Some("isa-serial" | "serial" | "system-serial")) => {
                 serials.push(read_serial(element, serials.len(), import));
             }
             ("console", None | Some("serial")) => {
@@ -272,7 +272,10 @@ fn read_serial(element: &mut Element, port: usize, import: &mut Import) -> Value
         target.see("type");
         target.see_if("port", &port.to_string());
         if let Some(model) = target.child_mut("model") {
-            model.see_if("name", "isa-serial");
+            // The first is a PC's; the others are the ones of machines without an ISA bus.
+            for name in ["isa-serial", "pl011", "16550a"] {
+                model.see_if("name", name);
+            }
         }
     }
     json!({"to": to})

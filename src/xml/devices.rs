@@ -234,8 +234,10 @@ fn write_display(one: &mut Value) -> Option<Element> {
     if element.get("port").is_some() {
         element.set("autoport", "no");
     } else if remote && peek(one, "socket").is_none() {
-        // A SPICE server that is told nothing listens nowhere.
-        element.set("port", "-1");
+        // A SPICE server that is told nothing listens nowhere. In libvirt's own spelling only VNC has the number too.
+        if element.get("type") == Some("vnc") {
+            element.set("port", "-1");
+        }
         element.set("autoport", "yes");
     }
     if remote {
@@ -477,9 +479,16 @@ pub(super) fn read_vsock(devices: &mut Element, import: &mut Import, wide: Wide)
 
 pub(super) fn read_sound(devices: &mut Element, into: &mut Value) {
     read_single(devices, "sound", rows::SOUND, into);
+    let spice = |c: &Element| c.name == "graphics" && c.get("type") == Some("spice");
+    let spice = devices.children.iter().any(spice);
     for audio in devices.children.iter_mut().filter(|c| c.name == "audio") {
-        // What libvirt adds for every machine since 7.4.
-        if audio.get("id") == Some("1") && audio.get("type") == Some("none") {
+        // What libvirt adds for every machine since 7.4, and where it leads follows from the screen.
+        let added = match audio.get("type") {
+            Some("none") => true,
+            Some("spice") => spice,
+            _ => false,
+        };
+        if added && audio.get("id") == Some("1") && audio.children.is_empty() {
             audio.see_all();
         }
     }

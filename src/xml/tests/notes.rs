@@ -124,6 +124,16 @@ fn what_libvirt_assigns_is_one_note_and_what_it_repeats_is_none() {
 }
 
 #[test]
+fn a_machine_of_another_architecture_has_its_own_serial_port() {
+    let imported = read(
+        "<os><type arch='aarch64' machine='virt'>hvm</type></os><features><acpi/></features><devices><serial type='null'><target type='system-serial' port='0'><model name='pl011'/></target></serial><console type='null'><target type='serial' port='0'/></console></devices>",
+    );
+    assert!(imported.notes.list.is_empty(), "{}", imported.notes);
+    assert_eq!(imported.scenario["serials"], json!([{"to": "null"}]));
+    assert_eq!(imported.scenario["features"], json!({"acpi": true}));
+}
+
+#[test]
 fn controllers_that_say_more_than_a_place_are_noted() {
     let said = messages(
         "<devices><controller type='pci' index='1' model='pcie-root-port'><target chassis='1' hotplug='off'/></controller><controller type='scsi' index='0' model='lsilogic'/><controller type='virtio-serial' index='0' ports='4'/><controller type='usb' index='1' model='piix3-uhci'/></devices>",

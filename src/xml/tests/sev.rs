@@ -79,7 +79,7 @@ fn q35() -> String {
     <interface type='network'><mac address='52:54:00:cc:56:90'/><source network='default'/><model type='virtio'/><driver iommu='on'/></interface>
     <console type='pty'><target type='virtio' port='0'/></console>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <graphics type='spice' port='-1' autoport='yes'/>
+    <graphics type='spice' autoport='yes'/>
     <video><model type='qxl' ram='65536' vram='65536' vgamem='16384' heads='1' primary='yes'/></video>
     <memballoon model='virtio'><driver iommu='on'/></memballoon>
     <rng model='virtio'><driver iommu='on'/><backend model='random'>/dev/urandom</backend></rng>
@@ -106,7 +106,7 @@ fn i440fx() -> String {
     <serial type='pty'><target port='0'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <input type='tablet' bus='usb'/>
-    <graphics type='spice' port='-1' autoport='yes'/>
+    <graphics type='spice' autoport='yes'/>
     <memballoon model='virtio-non-transitional'><driver iommu='on'/></memballoon>
     <rng model='virtio-non-transitional'><driver iommu='on'/><backend model='random'>/dev/urandom</backend></rng>
   </devices>

@@ -210,6 +210,16 @@ fn with_preset(mut import: Import, preset: Option<&str>) -> Result<Import, Diagn
         if let (Some(mut whole), Some(set)) = (share(&preset.data()), share(&import.scenario)) {
             whole.extend(set);
             import.scenario["shares"][0] = Value::Object(whole);
+        } else if share(&preset.data()).is_none()
+            && let Value::Object(map) = &mut import.scenario
+            && map.remove("shares").is_some()
+        {
+            let message =
+                format!("{name} shares no directory of the host, so host_filesystem is left out");
+            let d = Diagnostic::warning("W-UNUSED", Span::NONE, message);
+            import.notes.list.push(d.help(
+                "Add `shares: [{source: DIR, target: TAG, read_only: true}]` if it is wanted",
+            ));
         }
     }
     if let Value::Object(map) = &mut import.scenario {

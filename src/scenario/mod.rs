@@ -169,6 +169,7 @@ pub fn parse(input: &Input<'_>) -> Parsed {
             &mut sources,
             &mut problems,
         );
+        let settings = without_shares(settings, &tree, &mut problems);
         tree::merge(&mut tree, settings, &mut problems);
     }
     for layer in own.into_iter().chain(overs) {
@@ -194,6 +195,23 @@ pub fn parse(input: &Input<'_>) -> Parsed {
         alone: Arc::new(alone),
         recommended: Arc::new(base.tree),
     }
+}
+
+/// Settings for all machines put no directory of the host into a machine whose preset has none: virt-scenario did so
+/// for the desktop only.
+fn without_shares(mut settings: Entry, under: &Entry, problems: &mut Vec<Diagnostic>) -> Entry {
+    if let Body::Map(entries) = &mut settings.body
+        && under.get("shares").is_none()
+        && let Some(at) = entries.iter().position(|e| e.key.name == "shares")
+    {
+        let shares = entries.remove(at);
+        let message = "This preset shares no directory of the host with the guest, so the one of the settings is left out";
+        let d = Diagnostic::warning("W-UNUSED", shares.key_span, message);
+        problems.push(
+            d.help("Say `shares: [{source: DIR, target: TAG, read_only: true}]` in the scenario"),
+        );
+    }
+    settings
 }
 
 /// The tree of a file: of a scenario, or, where there is a list for what it expects of the host, of a settings file.
@@ -358,6 +376,18 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// Keys that no preset could recommend anything for.
+const NOT_RECOMMENDED: [&str; 8] = [
+    "preset",
+    "feature",
+    "name",
+    "store",
+    "hosts",
+    "on",
+    "firmware.descriptors",
+    "uuid",
+];
+
 impl Parsed {
     /// The entry at a path such as `disks[0].cache`, or the nearest one above it that was written.
     fn nearest(&self, path: &str) -> (&Entry, bool) {
@@ -444,7 +474,7 @@ impl Parsed {
             if from_preset
                 || from_storage()
                 || recommended.as_deref() == Some(&value)
-                || matches!(key.as_str(), "preset" | "feature")
+                || NOT_RECOMMENDED.contains(&key.as_str())
             {
                 continue;
             }
@@ -465,7 +495,9 @@ impl Parsed {
             let Body::List(members) = &self.tree.get(list)?.body else {
                 return None;
             };
-            let alias = keys::find(keys::KEYS, list)?.aliases.first()?;
+            let singular = list.strip_suffix('s')?;
+            let key = keys::find(keys::KEYS, list)?;
+            let alias = key.aliases.iter().find(|alias| **alias == singular)?;
             (members.len() == 1).then(|| format!("{alias}{rest}"))
         };
         short().unwrap_or_else(|| key.to_owned())

@@ -105,6 +105,25 @@ impl Cx<'_> {
     }
 
     fn boot_rules(&mut self) {
+        let mut orders: Vec<(u64, String)> = Vec::new();
+        for list in ["disks", "nets"] {
+            for (index, member) in self.members(list).to_vec().iter().enumerate() {
+                let Some(order) = member.get("boot").and_then(Value::as_u64) else {
+                    continue;
+                };
+                let here = format!("{list}[{index}].boot");
+                if let Some((_, first)) = orders.iter().find(|(o, _)| *o == order) {
+                    let first = first.clone();
+                    self.conflict(
+                        &here,
+                        &first,
+                        format!("Two devices are number {order} in the boot order"),
+                        "Give each its own number",
+                    );
+                }
+                orders.push((order, here));
+            }
+        }
         let each = ["disks", "nets"].into_iter().find_map(|list| {
             let at = self
                 .members(list)

@@ -124,12 +124,18 @@ impl Cx<'_> {
 
     /// Real-time vCPUs want host CPUs of their own.
     fn pins(&mut self, around: &Around<'_>) {
+        let mut seen: Vec<u64> = Vec::new();
         for (index, pin) in self.members_of_cpu_pin().into_iter().enumerate() {
             let path = format!("cpu.pin[{index}]");
             let vcpu = pin
                 .get("vcpu")
                 .and_then(Value::as_u64)
                 .unwrap_or(index as u64);
+            if seen.contains(&vcpu) {
+                self.error("E-CONFLICT", &path, format!("vCPU {vcpu} is pinned twice"))
+                    .help = Some("Name its CPUs in one place: `cpus: \"2,5\"`".into());
+            }
+            seen.push(vcpu);
             match pin.get("cpus").and_then(Value::as_str) {
                 None => drop(self.error("E-REQUIRED", &path, "This pin has no `cpus`")),
                 Some(cpus) if !is_cpuset(cpus) => {

@@ -38,6 +38,9 @@ impl Cx<'_> {
         self.root.entry("type").or_insert("kvm".into());
         let arch = self.text("arch").unwrap_or("x86_64").to_owned();
         self.root.insert("arch".into(), arch.as_str().into());
+        if !matches!(arch.as_str(), "x86_64" | "i686") {
+            self.leave_pc();
+        }
         let machine = match arch.as_str() {
             "x86_64" | "i686" => "q35",
             "ppc64" | "ppc64le" => "pseries",
@@ -54,6 +57,27 @@ impl Cx<'_> {
         self.root
             .entry("emulator")
             .or_insert_with(|| format!("/usr/bin/qemu-system-{program}").into());
+    }
+
+    /// What presets recommend for a PC gives way to another architecture.
+    fn leave_pc(&mut self) {
+        for (group, key) in [
+            ("features", "apic"),
+            ("features", "pae"),
+            ("timers", "hpet"),
+            ("timers", "pit_policy"),
+            ("timers", "rtc_policy"),
+            ("timers", "kvmclock"),
+            ("cpu", "cache"),
+        ] {
+            let path = format!("{group}.{key}");
+            if self.get(&path).is_some() && self.yields(&path, "arch") {
+                self.map(group).remove(key);
+            }
+        }
+        if self.text("machine").is_some() && self.yields("machine", "arch") {
+            self.root.remove("machine");
+        }
     }
 
     /// A machine with PCI Express.
@@ -128,10 +152,10 @@ impl Cx<'_> {
         }
         let limit = self.get("memory.hard_limit").and_then(Value::as_u64);
         if let Some(limit) = limit
-            && limit < around.memory
+            && limit <= around.memory
         {
             let message = format!(
-                "`memory.hard_limit` is {}, less than the guest's memory alone",
+                "`memory.hard_limit` is {}, which leaves the emulator nothing beside the guest's memory",
                 size_text(limit)
             );
             self.conflict(
@@ -164,8 +188,9 @@ impl Cx<'_> {
         for event in ["on_poweroff", "on_reboot", "on_crash"] {
             self.default("events", event, "destroy");
         }
-        for feature in ["acpi", "apic"] {
-            self.default("features", feature, true);
+        self.default("features", "acpi", true);
+        if matches!(self.text("arch"), Some("x86_64" | "i686")) {
+            self.default("features", "apic", true);
         }
         if !self.flag("features.pae") {
             self.map("features").remove("pae");

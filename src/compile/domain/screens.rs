@@ -69,6 +69,25 @@ impl Cx<'_> {
                 d.help = Some("Say `listen: 127.0.0.1` and use a tunnel: ssh -L".into());
             }
         }
+        let mut ports: Vec<(u64, usize)> = Vec::new();
+        for (index, screen) in graphics.iter().enumerate() {
+            let Some(port) = screen.get("port").and_then(Value::as_u64) else {
+                continue;
+            };
+            if let Some((_, first)) = ports.iter().find(|(p, _)| *p == port) {
+                let (here, first) = (
+                    format!("graphics[{index}].port"),
+                    format!("graphics[{first}].port"),
+                );
+                self.conflict(
+                    &here,
+                    &first,
+                    format!("Two screens listen at port {port}"),
+                    "Give each its own port",
+                );
+            }
+            ports.push((port, index));
+        }
         let mut video = members(&mut self.root, "video");
         for (index, card) in video.iter_mut().enumerate() {
             let Value::Object(card) = card else { continue };

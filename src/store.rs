@@ -349,6 +349,17 @@ impl Store {
         }
     }
 
+    /// Does something to a VM that nobody runs; whoever wants to start it waits for that moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Running`], [`StoreError::Unknown`], [`StoreError::Damaged`], or that of `work`.
+    pub fn idle<T>(&self, name: &Name, work: impl FnOnce(&Held) -> Result<T>) -> Result<T> {
+        let Some(_lock) = self.lock()? else {
+            return Err(self.unknown(name));
+        };
+        work(&self.held(name)?)
+    }
+
     /// Takes a VM for a run: nobody else runs, replaces or deletes it while the value lives.
     ///
     /// # Errors
@@ -357,6 +368,10 @@ impl Store {
         let Some(_lock) = self.lock()? else {
             return Err(self.unknown(name));
         };
+        self.held(name)
+    }
+
+    fn held(&self, name: &Name) -> Result<Held> {
         let lock = self.seize(name)?;
         Ok(Held {
             entry: Entry::read(name.as_str(), self.place(name)),

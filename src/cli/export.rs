@@ -60,6 +60,11 @@ pub(super) fn domain_xml(
     }
 }
 
+/// Whether a key says how an image is made, which is not lost: it is made before the domain starts.
+pub(super) fn is_made(key: &str) -> bool {
+    key.starts_with("disks[") && IMAGE_KEYS.iter().any(|k| key.ends_with(k))
+}
+
 /// `--export-xml SCENARIO`.
 pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8 {
     let Some(description) = describe(source, common) else {
@@ -68,13 +73,10 @@ pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8
     let Some(exported) = domain_xml(&description, sets, common) else {
         return crate::FAILED;
     };
-    // How an image is made is not lost: it is made before the domain starts.
-    let made =
-        |key: &String| key.starts_with("disks[") && IMAGE_KEYS.iter().any(|k| key.ends_with(k));
     let lost: Vec<&str> = exported
         .unsaid
         .iter()
-        .filter(|k| !made(k))
+        .filter(|k| !is_made(k))
         .map(String::as_str)
         .collect();
     if !lost.is_empty() && !common.quiet && !common.json {

@@ -420,3 +420,18 @@ fn a_log_and_a_temporary_file_are_no_way_out_of_the_store() {
     assert!(!log.is_symlink() && mode(&log) == 0o600);
     assert!(!place.join(STATE).is_symlink());
 }
+
+#[test]
+fn a_moments_look_is_waited_for() {
+    let dir = Dir::new("idle");
+    let store = dir.store();
+    store.save(&name("a"), &contents("one"), false).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| store.idle(&name("a"), |_| Ok(())).unwrap());
+        }
+    });
+    let _held = store.hold(&name("a")).unwrap();
+    let refused = store.idle(&name("a"), |_| Ok(()));
+    assert!(matches!(refused, Err(StoreError::Running { .. })));
+}

@@ -38,15 +38,16 @@ pub(in crate::cli) fn list(args: &ListArgs, common: &Common) -> u8 {
     let mut asked = Asked::default();
     let rows = entries.into_iter().map(|e| Row::of(e, &proc, &mut asked));
     let rows: Vec<Row> = rows.collect();
-    if !common.json {
-        for row in &rows {
-            for problem in &row.problems {
-                say::err(&format!("{}: {problem}", row.directory.display()));
-            }
-        }
-    }
+    rows.iter().for_each(|row| complain(row, common));
     answer(common, &rows, &table(&rows));
     0
+}
+
+/// What is wrong with a VM; the answer for programs has it anyway.
+fn complain(row: &Row, common: &Common) {
+    for problem in row.problems.iter().filter(|_| !common.json) {
+        say::err(&format!("{}: {problem}", row.directory.display()));
+    }
 }
 
 fn table(rows: &[Row]) -> String {
@@ -87,9 +88,7 @@ pub(in crate::cli) fn clock(seconds: u64) -> String {
 pub(in crate::cli) fn status(args: &StatusArgs, common: &Common) -> u8 {
     match row(args, common) {
         Ok(row) => {
-            for problem in &row.problems {
-                say::err(&format!("{}: {problem}", row.directory.display()));
-            }
+            complain(&row, common);
             let mut text = format!("{} is {}", row.name, row.state);
             if let Some(host) = row.host.as_ref().filter(|_| row.elsewhere) {
                 text += &format!(" on {host}");

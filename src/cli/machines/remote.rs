@@ -17,6 +17,7 @@ use vsc::store::Remote;
 use vsc::xml::Exported;
 
 use super::super::Common;
+use super::super::export::is_made;
 use super::luggage::{LuggageError, give_secrets, make_images};
 use super::{RUNNING, answer, is_secure};
 use crate::run::ending::Ending;
@@ -125,7 +126,7 @@ impl Passenger<'_> {
     fn warn(&self, exported: &Exported) {
         let here = |key: &str| !self.detach && SEEN_TO.contains(&key);
         let lost = exported.unsaid.iter().map(String::as_str);
-        let lost: Vec<&str> = lost.filter(|key| !here(key)).collect();
+        let lost: Vec<&str> = lost.filter(|key| !here(key) && !is_made(key)).collect();
         if !lost.is_empty() {
             say::err(&format!("libvirt's domain cannot say {}", lost.join(", ")));
         }

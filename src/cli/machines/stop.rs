@@ -72,7 +72,7 @@ fn end(args: &StopArgs, common: &Common) -> Result<String, StopError> {
     }
     let Some((handle, pid)) = running(&entry)? else {
         // Where its process cannot be seen, in another PID namespace, its lock tells.
-        store.hold(&name)?;
+        store.idle(&name, |_| Ok(()))?;
         return Ok(format!("{} is not running", args.name));
     };
     let unreachable = |error| StopError::Process {
@@ -137,19 +137,21 @@ fn running(entry: &Entry) -> Result<Option<(Handle, u32)>, StopError> {
 
 /// A killed process cannot say how it ended. Whoever has started the VM again meanwhile knows better.
 fn note_kill(store: &Store, name: &Name) -> Result<(), StoreError> {
-    let held = match store.hold(name) {
-        Err(StoreError::Running { .. }) => return Ok(()),
-        held => held?,
-    };
-    if held.entry.state.ended.is_some() {
-        return Ok(());
-    }
-    let mut state = held.entry.state.clone();
-    state.ended = Some(Ended {
-        outcome: "killed".into(),
-        exit_code: SIGNAL_BASE.saturating_add(libc::SIGKILL as u8),
-        message: Some("it was stopped by force".into()),
-        at: now(),
+    let noted = store.idle(name, |held| {
+        if held.entry.state.ended.is_some() {
+            return Ok(());
+        }
+        let mut state = held.entry.state.clone();
+        state.ended = Some(Ended {
+            outcome: "killed".into(),
+            exit_code: SIGNAL_BASE.saturating_add(libc::SIGKILL as u8),
+            message: Some("it was stopped by force".into()),
+            at: now(),
+        });
+        held.write_state(&state)
     });
-    held.write_state(&state)
+    match noted {
+        Err(StoreError::Running { .. }) => Ok(()),
+        noted => noted,
+    }
 }

@@ -59,7 +59,8 @@ impl Gate<'_> {
             // Encryption is no device that can be left out: without it the machine is another.
             if here == "security" && security(entry) {
                 let text = "Memory encryption is not in this build's monitor yet, and without it this machine would not be what it is for";
-                let d = Diagnostic::error("E-LATER", entry.span, text);
+                let span = entry.get("type").map_or(entry.span, |t| t.span);
+                let d = Diagnostic::error("E-LATER", span, text);
                 self.problems.push(d.help("--export-xml has it; --on HOST runs that with libvirt; `security: none` gives it up"));
                 continue;
             }

@@ -128,6 +128,7 @@ fn run(
     let name = Name::existing(&args.name)?;
     let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
+    attested(&held)?;
     let errors = || Summary::failed("the scenario has errors".into());
     let Some(parsed) = parsed(&held, args, common)? else {
         return Ok(errors());
@@ -265,6 +266,16 @@ fn not_elsewhere(held: &Held) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What is to be attested is not started without that, wherever that would be and whatever its parts say.
+fn attested(held: &Held) -> Result<(), RemoteError> {
+    match &held.entry.config {
+        Some(config) if config.attestation => {
+            Err(RemoteError::Attestation(held.entry.name.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Hands a saved VM to a libvirt. `None`: it runs, and nobody waits.
 fn elsewhere(
     args: &StartArgs,
@@ -274,9 +285,7 @@ fn elsewhere(
     let name = Name::existing(&args.name)?;
     let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
-    if held.entry.config.as_ref().is_some_and(|c| c.attestation) {
-        return Err(RemoteError::Attestation(args.name.clone()).into());
-    }
+    attested(&held)?;
     let xml = held.entry.domain()?;
     let described = parsed(&held, args, common)?;
     let Some(description) = described.and_then(|parsed| describe_parsed(parsed, common)) else {

@@ -158,7 +158,7 @@ impl Cx<'_> {
         } else if encrypted && model == "virtio" {
             self.conflict(
                 &path,
-                "security",
+                "security.type",
                 "virtio-gpu does not work with encrypted memory",
                 "Say `video: vga`, or none",
             );

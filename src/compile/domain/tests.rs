@@ -17,7 +17,13 @@ fn host() -> HostFacts {
         length: 1 << 20,
         writable: true,
     };
-    for name in ["/lab/a.img", "/lab/b.img", "/lab/vmlinuz", "/fw/CODE.fd"] {
+    for name in [
+        "/lab/a.img",
+        "/lab/b.img",
+        "/lab/vmlinuz",
+        "/fw/CODE.fd",
+        "/fw/PLAIN.fd",
+    ] {
         facts.files.insert(name.into(), Ok(file));
     }
     let modules = "/usr/lib/x86_64-linux-gnu/qemu";
@@ -26,10 +32,15 @@ fn host() -> HostFacts {
         "mapping": {"device": "memory", "filename": "/fw/CODE.fd"},
         "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*", "pc-i440fx-*"]}],
         "features": ["amd-sev", "amd-sev-es", "amd-sev-snp"], "tags": []}"#;
-    facts.firmware = vec![DescriptorFile {
-        path: Path::new("/usr/share/qemu/firmware/50-test.json").into(),
-        found: Found::Text(text.into()),
-    }];
+    let plain = text
+        .replace("/fw/CODE.fd", "/fw/PLAIN.fd")
+        .replace("\"amd-sev\", \"amd-sev-es\", \"amd-sev-snp\"", "");
+    facts.firmware = [("50-test.json", text), ("60-plain.json", &plain)]
+        .map(|(file, text)| DescriptorFile {
+            path: Path::new("/usr/share/qemu/firmware").join(file),
+            found: Found::Text(text.into()),
+        })
+        .into();
     facts
 }
 
@@ -262,6 +273,15 @@ fn firmware() {
 fn protection() {
     check(&host(), &[
         ("security: sev\nfirmware: bios\n", "E-CONFLICT", "bios", "sev", "security: none\nfirmware: bios\n"),
+        ("security: sev\nkernel: vmlinuz\nfirmware: none\n", "E-CONFLICT", "none", "sev", "security: none\nkernel: vmlinuz\nfirmware: none\n"),
+        ("security: sev\nfirmware: {path: /fw/CODE.fd, device: rom, secure: on}\n", "E-CONFLICT", "on", "sev",
+         "security: sev\nfirmware: {path: /fw/CODE.fd, device: rom, secure: off}\n"),
+        ("security: sev\nfirmware: {path: /fw/PLAIN.fd, stateless: true}\n", "E-FIRMWARE", "/fw/PLAIN.fd", "",
+         "security: sev\nfirmware: {path: /fw/CODE.fd, stateless: true}\n"),
+        ("security: {type: sev, policy: 0x32}\n", "W-SEV-POLICY", "0x32", "", "security: {type: sev, policy: 0x33}\n"),
+        ("security: {type: sev, policy: 0x31}\n", "W-SEV-POLICY", "0x31", "", "security: {type: sev, policy: 0x3}\n"),
+        ("security: {type: sev-snp, policy: 0xb0000}\n", "W-SEV-POLICY", "0xb0000", "", "security: {type: sev-snp, policy: 0x30000}\n"),
+        ("security: sev\niommu: off\n", "E-CONFLICT", "off", "sev", "security: sev\niommu: on\n"),
         ("security: sev\nfeatures: {acpi: false}\n", "E-CONFLICT", "false", "sev", "security: sev\nfeatures: {acpi: true}\n"),
         ("security: sev\nfirmware: {path: /fw/CODE.fd, nvram: /x.fd}\n", "W-SEV-NVRAM", "/x.fd", "",
          "security: sev\nfirmware: {path: /fw/CODE.fd, stateless: true}\n"),

@@ -232,7 +232,10 @@ impl Session {
         drop(say::kept());
         let Place { of, number } = place;
         match outcome {
-            Outcome::Done => Outcome::Done,
+            Outcome::Done => {
+                self.code = 0;
+                Outcome::Done
+            }
             Outcome::Quit => Outcome::Quit,
             Outcome::Answer(code) => {
                 self.code = code;

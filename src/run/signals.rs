@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 
 use super::terminal;
 
@@ -123,14 +125,26 @@ fn is_ignored(signal: i32) -> bool {
 pub(crate) struct Deaf(libc::sigset_t);
 
 impl Deaf {
-    /// Blocks the signals. Children that are started before this are not concerned.
-    pub(crate) fn now() -> Self {
-        // SAFETY: all-zero is a valid set, and the calls fill in what they are given.
-        unsafe {
+    /// Starts a program that hears what this process does not from now on.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub(crate) fn start(command: &mut Command) -> io::Result<(Self, Child)> {
+        // SAFETY: all-zero is a valid set, and the call fills in what it is given.
+        let before = unsafe {
             let mut before = std::mem::zeroed::<libc::sigset_t>();
             libc::pthread_sigmask(libc::SIG_BLOCK, &Self::keys(), &mut before);
-            Self(before)
+            before
+        };
+        let deaf = Self(before);
+        // SAFETY: one system call, which may be made between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+                Ok(())
+            });
         }
+        command.spawn().map(|child| (deaf, child))
     }
 
     fn keys() -> libc::sigset_t {

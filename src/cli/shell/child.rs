@@ -89,11 +89,13 @@ impl Session {
             // There are the next commands.
             command.stdin(Stdio::null());
         }
-        let mut child = command.spawn()?;
-        // Ctrl-C is for the child now.
-        let deaf = self.interactive.then(Deaf::now);
-        let status = child.wait();
-        drop(deaf);
+        let status = if self.interactive {
+            // Ctrl-C is for the child.
+            let (_deaf, mut child) = Deaf::start(command)?;
+            child.wait()
+        } else {
+            command.status()
+        };
         if let Some(before) = before
             && tcsetattr(&stdin, OptionalActions::Drain, &before).is_err()
         {

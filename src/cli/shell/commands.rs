@@ -17,6 +17,13 @@ pub(super) struct Command {
     pub(super) about: &'static str,
 }
 
+impl Command {
+    /// Whether something follows it.
+    pub(super) fn takes_words(&self) -> bool {
+        !self.arguments.is_empty()
+    }
+}
+
 const fn command(name: &'static str, arguments: &'static str, about: &'static str) -> Command {
     Command {
         name,
@@ -175,7 +182,7 @@ impl Session {
                         self.refuse("`source` needs a file", "For example `source lab.vsc`")
                     );
                 }
-                Ok(self.source(file))
+                Ok(self.source(&file))
             }
             "shell" => Ok(self.shell(rest)),
             "help" => self.help(rest),

@@ -67,11 +67,28 @@ impl Completer for Guide {
             Wanted::Words(words) => {
                 let pairs = words.into_iter().filter(|w| w.starts_with(word));
                 let pairs = pairs.map(|w| Pair {
-                    display: w.clone(),
-                    replacement: w,
+                    replacement: match self.ends_word(before, start, &w) {
+                        true => format!("{w} "),
+                        false => w.clone(),
+                    },
+                    display: w,
                 });
                 Ok((start, pairs.collect()))
             }
+        }
+    }
+}
+
+impl Guide {
+    /// Whether more words follow this one, so that a blank does.
+    fn ends_word(&self, before: &str, start: usize, word: &str) -> bool {
+        let front = before.get(..start).unwrap_or_default().trim();
+        match front {
+            "" => commands::TABLE
+                .iter()
+                .any(|c| c.name == word && c.takes_words()),
+            "set" => !word.ends_with('.'),
+            _ => false,
         }
     }
 }

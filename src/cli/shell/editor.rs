@@ -58,7 +58,11 @@ pub(super) fn converse(session: Session) -> u8 {
             Ok(line) => line,
             // What was typed is not meant.
             Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => return 0,
+            Err(ReadlineError::Eof) => {
+                // The cursor is behind the prompt.
+                say::out("\n");
+                return 0;
+            }
             Err(e) => {
                 say::err(&format!("the terminal cannot be read: {e}"));
                 return crate::FAILED;

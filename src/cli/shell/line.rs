@@ -64,13 +64,13 @@ pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
     Ok(out)
 }
 
-/// An argument that is the whole rest of a line, a file name for example: quotes around all of it are taken off.
-pub(super) fn whole(text: &str) -> &str {
-    let text = text.trim();
-    ['"', '\'']
-        .iter()
-        .find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q))
-        .unwrap_or(text)
+/// An argument that is the whole rest of a line, a file name for example: one word in quotes or with backslashes, as
+/// completion writes them, or else the text as it is, blanks and all.
+pub(super) fn whole(text: &str) -> String {
+    match words(text).as_deref() {
+        Ok([one]) => one.clone(),
+        _ => text.trim().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -100,12 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn quotes_around_everything_go() {
+    fn a_file_name_may_have_blanks() {
         for (text, meant) in [
             (" a b ", "a b"),
             ("'a b'", "a b"),
+            ("a\\ b", "a b"),
             ("\"a'", "\"a'"),
             ("'", "'"),
+            ("", ""),
         ] {
             assert_eq!(whole(text), meant);
         }

@@ -163,7 +163,7 @@ impl Session {
                 }
             }
             "diskpath" | "hvconf" => {
-                match self.existing(line::whole(argument), command == "diskpath") {
+                match self.existing(&line::whole(argument), command == "diskpath") {
                     Ok(path) => path,
                     Err(outcome) => return outcome,
                 }
@@ -252,6 +252,7 @@ impl Session {
     /// What only the shell knows.
     pub(super) fn own(&mut self, word: &'static str, argument: &str) -> Outcome {
         let argument = line::whole(argument);
+        let argument = argument.as_str();
         let (what, value) = match word {
             "mode" | "overwrite" | "force_sev" => {
                 let allowed: &[&str] = if word == "mode" {

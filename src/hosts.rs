@@ -129,8 +129,10 @@ impl Hosts {
         let mut notes = Vec::new();
         let found = match file {
             Some(file) => Some(file.to_owned()),
-            None => named_by_settings(settings, variables, &mut notes)
-                .or_else(|| crate::find_old(old::HOSTS, variables.home.as_deref(), root)),
+            None => match named_by_settings(settings, variables, &mut notes) {
+                Some(named) => Some(named),
+                None => searched(variables, root)?,
+            },
         };
         let (list, messages) = match &found {
             Some(file) => read(file, variables.home.clone(), root, notes)?,
@@ -217,6 +219,26 @@ impl Hosts {
         let names: Vec<String> = self.names().map(|name| format!("{name:?}")).collect();
         format!(": it has {}", names.join(", "))
     }
+}
+
+/// The list that is where virt-scenario looks for it. An address can be a command: nobody else's is taken.
+fn searched(variables: &Variables, root: &Root) -> Result<Option<PathBuf>, Diagnostics> {
+    let found = crate::find_old(old::HOSTS, variables.home.as_deref(), root);
+    let Some((path, why)) = found
+        .as_deref()
+        .and_then(|path| Some((path, crate::trust::stranger(path)?)))
+    else {
+        return Ok(found);
+    };
+    let shown = path.display();
+    let message = format!("The list of hypervisors in {shown} is not trusted: {why}");
+    let d = Diagnostic::error("E-HOSTS", Span::NONE, message)
+        .why("It was found there, nobody named it, and an address in it can be a command to run")
+        .help(format!("--hosts {shown} uses it all the same"));
+    Err(Diagnostics {
+        list: vec![d],
+        ..Diagnostics::default()
+    })
 }
 
 /// The list that the user's settings name.

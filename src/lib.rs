@@ -17,6 +17,7 @@ pub mod libvirt;
 pub mod scenario;
 pub mod store;
 mod sys;
+pub mod trust;
 pub mod xml;
 
 use std::fs::File;
@@ -61,6 +62,14 @@ pub fn settings_places(
     let Some(path) = settings_file(settings, home) else {
         return Ok(old::Named::default());
     };
+    if let (SettingsFrom::Search(_), Some(why)) = (settings, trust::stranger(&path)) {
+        return Err((
+            path,
+            format!(
+                "{why}, and nobody named it: --settings FILE does, --settings none does without"
+            ),
+        ));
+    }
     match read_text(&path, scenario::MAX_BYTES + 1) {
         Ok(bytes) => Ok(old::named(&bytes, &path, home)),
         Err(why) => Err((path, why)),
@@ -121,7 +130,7 @@ pub fn load(
         settings => settings_file(settings, home.as_deref()),
     };
     if let (true, Some(path)) = (found, settings.as_deref())
-        && let Some(d) = stranger(path)
+        && let Some(d) = not_trusted(path)
     {
         return Err(alone(Box::new(d)));
     }
@@ -209,30 +218,10 @@ pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
     compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)
 }
 
-/// Why a settings file that was found, and that nobody named, is not obeyed: somebody else could have put it there.
-fn stranger(path: &Path) -> Option<Diagnostic> {
-    use std::os::unix::fs::MetadataExt;
+/// Why a settings file that was found, and that nobody named, is not obeyed.
+fn not_trusted(path: &Path) -> Option<Diagnostic> {
+    let why = trust::stranger(path)?;
     let shown = path.display();
-    let ours = |uid: u32| uid == 0 || uid == effective_user();
-    let file = std::fs::metadata(path).ok()?;
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let directory = std::fs::metadata(directory).ok()?;
-    const OTHERS_WRITE: u32 = 0o002;
-    const STICKY: u32 = 0o1000;
-    let why = if !file.is_file() {
-        "it is not a regular file".to_owned()
-    } else if !ours(file.uid()) {
-        format!("it belongs to another user, {}", file.uid())
-    } else if file.mode() & OTHERS_WRITE != 0 {
-        "everybody may write it".to_owned()
-    } else if !ours(directory.uid()) || directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
-        "its directory is in the hands of others".to_owned()
-    } else {
-        return None;
-    };
     let d = Diagnostic::error(
         "E-SETTINGS",
         Span::NONE,
@@ -244,10 +233,6 @@ fn stranger(path: &Path) -> Option<Diagnostic> {
                 "--settings {shown} uses them all the same; --settings none does without"
             )),
     )
-}
-
-fn effective_user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 fn read_settings(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {

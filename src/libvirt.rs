@@ -168,8 +168,19 @@ impl Virsh {
         Err(self.refusal(what, &output.stderr, status))
     }
 
+    /// The program, by its whole name. Where it is not to be found it is named so that nothing is.
+    fn found(&self) -> PathBuf {
+        let name = match self.program.to_str() {
+            Some(name) if !name.contains('/') => name,
+            _ => return self.program.clone(),
+        };
+        let search = std::env::var_os("PATH");
+        crate::trust::program(name, search.as_deref())
+            .unwrap_or_else(|| Path::new("/nonexistent").join(name))
+    }
+
     fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(self.found());
         command
             .arg("-c")
             .arg(&self.url)

@@ -68,7 +68,10 @@ impl StoreArgs {
         if self.store.is_none() && of_settings(common, &variables)?.is_none() {
             let root = Root(common.host_root.clone());
             let theirs = vsc::find_old(old::STORE, variables.home.as_deref(), &root);
-            if let Some(theirs) = theirs.filter(|directory| directory.is_dir()) {
+            let ours = |directory: &PathBuf| {
+                directory.is_dir() && vsc::trust::stranger(directory).is_none()
+            };
+            if let Some(theirs) = theirs.filter(ours) {
                 let theirs = Store::new(&theirs)?;
                 if !stores.contains(&theirs) {
                     stores.push(theirs);

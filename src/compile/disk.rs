@@ -32,11 +32,13 @@ pub(super) fn compile(
             sync,
             discard,
             block_size,
+            device,
             size,
         } = &disk.value;
         let span = &disk.span;
         let Some(path) = path else {
-            if has_storage {
+            // A drive may be empty; the monitor of this build has none, and that has been said.
+            if has_storage || device.is_some_and(|d| d.value != "disk") {
                 // The disk to boot from, which the monitor of this build cannot do.
                 continue;
             }

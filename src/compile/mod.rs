@@ -136,7 +136,10 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
         here,
         left_out: _,
     } = compiled;
-    let mut all = scenario;
+    let mut all: Problems = scenario
+        .into_iter()
+        .filter(|d| !is_about_libvirt(d))
+        .collect();
     all.extend(here);
     let messages = Diagnostics::new(all, parsed.sources.clone());
     match resources {
@@ -231,6 +234,21 @@ fn is_about_this_host(d: &Diagnostic) -> bool {
         "W-CONSOLE",
         "W-NO-ROOT",
         "E-BOOT",
+    ];
+    CODES.contains(&d.code)
+}
+
+/// Messages about what libvirt and QEMU can do. The monitor of this program is neither.
+fn is_about_libvirt(d: &Diagnostic) -> bool {
+    const CODES: [&str; 8] = [
+        "E-EVENT",
+        "E-MACHINE",
+        "E-FIRMWARE",
+        "W-FIRMWARE",
+        "W-LIBVIRT",
+        "W-XML",
+        "W-EMULATOR",
+        "W-ISOLCPUS",
     ];
     CODES.contains(&d.code)
 }

@@ -6,7 +6,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -26,17 +25,9 @@ const MEASURES: u32 = 40;
 /// How often progress is looked at, nanoseconds.
 const TICK: i64 = 100_000_000;
 
-/// The first `qemu-img` in `search`. Only absolute directories count: a program of the directory that one happens to
-/// be in is nobody's wish.
+/// The first `qemu-img` in `search`.
 pub(super) fn find(search: Option<&OsStr>) -> Option<PathBuf> {
-    std::env::split_paths(search?)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join("qemu-img"))
-        .find(|program| {
-            program
-                .metadata()
-                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-        })
+    crate::trust::program("qemu-img", search)
 }
 
 /// The arguments between `create` and the file: our own words and numbers, never the user's text.

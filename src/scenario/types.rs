@@ -128,6 +128,8 @@ pub struct Disk {
     pub discard: Given<&'static str>,
     /// `disks[].block_size`
     pub block_size: Given<u64>,
+    /// `disks[].device`
+    pub device: Given<&'static str>,
     /// `disks[].size`, bytes
     pub size: Given<u64>,
 }
@@ -350,6 +352,7 @@ impl Reader<'_> {
                 sync: r.word(&["sync"]),
                 discard: r.word(&["discard"]),
                 block_size: r.count(&["block_size"]),
+                device: r.word(&["device"]),
                 size: r.count(&["size"]),
             }),
             serials: self.members("serials", |r| Serial {

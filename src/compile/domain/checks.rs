@@ -187,18 +187,6 @@ impl Cx<'_> {
                 .help = Some("Say destroy or restart".into());
             }
         }
-        if self.text("events.on_poweroff") == Some("restart")
-            && self.text("events.on_reboot") == Some("destroy")
-        {
-            let also = self.span("events.on_reboot");
-            let written = self.parsed.is_written("events.on_reboot");
-            let message = "libvirt cannot restart after a power off and end after a reboot";
-            let d = self.warn("W-LIBVIRT", "events.on_poweroff", message);
-            d.help = Some("Say `on_reboot: restart`".into());
-            if written {
-                d.also.push((also, "the other one".into()));
-            }
-        }
         for (timer, words) in [
             ("pit_policy", &["delay", "catchup", "discard"][..]),
             ("rtc_policy", &["delay", "catchup"][..]),
@@ -222,7 +210,18 @@ impl Cx<'_> {
                 .help = Some("Say virtio or usb".into());
         }
         let machine = self.text("machine").unwrap_or_default().to_owned();
-        if machine == "microvm" || machine == "isapc" {
+        if matches!(
+            machine.as_str(),
+            "true" | "false" | "yes" | "no" | "on" | "off"
+        ) {
+            self.error(
+                "E-VALUE",
+                "machine",
+                format!("`{machine}` is no machine type of QEMU"),
+            )
+            .help = Some("For example `machine: q35`".into());
+        }
+        if matches!(machine.as_str(), "microvm" | "isapc" | "none") {
             let d = self.error(
                 "E-MACHINE",
                 "machine",
@@ -242,15 +241,16 @@ impl Cx<'_> {
                 );
             }
         }
-        let most = if self.is_i440fx() { 255 } else { 288 };
+        // More need an IOMMU with extended interrupt mode, which the language has not.
+        let most = 255;
         let count = self.get("cpu.count").and_then(Value::as_u64).unwrap_or(1);
         if count > most && (self.is_i440fx() || self.is_q35()) {
-            self.conflict(
-                "cpu.count",
-                "machine",
-                format!("A machine of type {machine} has at most {most} vCPUs"),
-                format!("Give 1 to {most}"),
-            );
+            let other = self.span("machine");
+            let message =
+                format!("A machine of type {machine} has at most {most} vCPUs in libvirt");
+            let d = self.error("E-MACHINE", "cpu.count", message);
+            d.also.push((other, "the machine".into()));
+            d.help = Some(format!("Give 1 to {most}"));
         }
         for (model, since) in [("itco", "libvirt 9.1"), ("virtio", "libvirt 10.4")] {
             let key = if model == "itco" {
@@ -262,6 +262,10 @@ impl Cx<'_> {
                 self.warn("W-LIBVIRT", key, format!("`{key}: {model}` needs {since}"))
                     .help = Some("Older ones refuse the XML".into());
             }
+        }
+        if self.text("arch") == Some("loongarch64") {
+            self.warn("W-LIBVIRT", "arch", "`loongarch64` needs libvirt 10.2")
+                .help = Some("Older ones refuse the XML".into());
         }
         if self.text("firmware.format") == Some("qcow2") {
             self.warn(

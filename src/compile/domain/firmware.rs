@@ -34,8 +34,14 @@ impl Cx<'_> {
             self.root.remove("firmware");
             return;
         }
+        let asked = if self.text("firmware.path").is_some() {
+            Some("auto")
+        } else {
+            None
+        };
         let kind = self
             .text("firmware.type")
+            .or(asked)
             .unwrap_or(if kernel && !encrypted { "none" } else { "auto" })
             .to_owned();
         let path = self.text("firmware.path").is_some();

@@ -185,6 +185,27 @@ impl Cx<'_> {
                 "For example `clock: {offset: timezone, timezone: Europe/Berlin}`",
             );
         }
+        // libvirt 9.0 refuses a domain that starts again after a power off and ends at a reset.
+        let again = self.text("events.on_poweroff") == Some("restart");
+        if again && self.text("events.on_reboot") != Some("restart") {
+            let written = self.parsed.is_written("events.on_reboot")
+                && !self.yields("events.on_reboot", "events.on_poweroff");
+            if !written {
+                self.map("events")
+                    .insert("on_reboot".into(), "restart".into());
+            } else if self.yields("events.on_poweroff", "events.on_reboot") {
+                self.map("events").remove("on_poweroff");
+            } else {
+                let other = self.span("events.on_poweroff");
+                let d = self.error(
+                    "E-EVENT",
+                    "events.on_reboot",
+                    "libvirt cannot start a machine again after a power off and end it at a reset",
+                );
+                d.help = Some("Say `on_reboot: restart`".into());
+                d.also.push((other, "the other one".into()));
+            }
+        }
         for event in ["on_poweroff", "on_reboot", "on_crash"] {
             self.default("events", event, "destroy");
         }

@@ -69,6 +69,15 @@ impl Cx<'_> {
                 d.help = Some("Say `listen: 127.0.0.1` and use a tunnel: ssh -L".into());
             }
         }
+        let headless = |g: &Value| g.get("type").and_then(Value::as_str) == Some("egl-headless");
+        if !graphics.is_empty() && graphics.iter().all(headless) {
+            self.error(
+                "E-REQUIRED",
+                "graphics",
+                "egl-headless draws for another screen, and there is none",
+            )
+            .help = Some("Add `{type: vnc}` or `{type: spice}`".into());
+        }
         let mut ports: Vec<(u64, usize)> = Vec::new();
         for (index, screen) in graphics.iter().enumerate() {
             let Some(port) = screen.get("port").and_then(Value::as_u64) else {
@@ -150,6 +159,14 @@ impl Cx<'_> {
         for key in wrong {
             let message = format!("A graphics card of model {model} has no `{key}` to set");
             self.over(card, (&here, key), &path, message, "Leave it out");
+        }
+        if index > 0 && matches!(model.as_str(), "vga" | "cirrus" | "bochs") {
+            self.error(
+                "E-VALUE",
+                &path,
+                format!("A graphics card of model {model} can only be the first"),
+            )
+            .help = Some("Say virtio or qxl".into());
         }
         let encrypted = self.get("security").is_some();
         if encrypted && model == "virtio" && self.yields(&path, "security.type") {

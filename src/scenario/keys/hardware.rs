@@ -84,7 +84,7 @@ pub(super) const BALLOON: &[Key] = &[
     key("model", Kind::Word(BALLOONS), "", "virtio", "The balloon device.").why("libvirt adds one unless it is none").ends("virtio device 5", "devices/memballoon/@model").not_here(NO_BALLOON).but(&["none"]),
     key("autodeflate", Kind::Bool, "", "true", "Gives memory back before the guest kills a process.").ends("VIRTIO_BALLOON_F_DEFLATE_ON_OOM", "devices/memballoon/@autodeflate").not_here(NO_BALLOON),
     key("free_page_reporting", Kind::Bool, "", "true", "The guest reports pages that it does not use.").ends("VIRTIO_BALLOON_F_PAGE_REPORTING", "devices/memballoon/@freePageReporting").not_here(NO_BALLOON),
-    key("stats_period", Kind::Count { min: 1, max: ANY }, "", "10", "Seconds between two statistics.").ends("VIRTIO_BALLOON_F_STATS_VQ", "devices/memballoon/stats/@period").not_here(NO_BALLOON),
+    key("stats_period", Kind::Count { min: 1, max: 2_147_483_647 }, "", "10", "Seconds between two statistics.").ends("VIRTIO_BALLOON_F_STATS_VQ", "devices/memballoon/stats/@period").not_here(NO_BALLOON),
     key("iommu", Kind::Bool, "", "true", IOMMU).ends("VIRTIO_F_ACCESS_PLATFORM", "devices/memballoon/driver/@iommu").not_here(NO_BALLOON).but(&["false"]),
 ];
 

@@ -206,6 +206,20 @@ pub fn export(description: &Description, sets: &[String]) -> Result<xml::Exporte
             format!("This change of the XML cannot be made: {error}"),
         ));
     }
+    // A protection that is asked for is not taken away by the back door.
+    if domain.0.get("security").is_some() {
+        for changed in &exported.changed {
+            let guarded = ["/launchSecurity", "/os/loader", "/memtune", "/@iommu"];
+            if guarded.iter().any(|g| changed.path.contains(g)) {
+                let message = format!(
+                    "This change touches what protects the guest from the host: {}",
+                    changed.path
+                );
+                let d = Diagnostic::error("E-XML-SET", parsed.span_of("xml"), message);
+                wrong.push(d.help("Use the keys of `security`, `firmware` and `memory`; `security: none` gives the protection up"));
+            }
+        }
+    }
     if wrong.is_empty() {
         Ok(exported)
     } else {

@@ -39,7 +39,9 @@ pub(crate) fn err(text: &str) {
 
 /// The same for what the result has in another place.
 pub(crate) fn err_unkept(text: &str) {
-    err_raw(&format!("vsc-run: {text}\n"));
+    // What the text quotes may hold anything.
+    let lines: Vec<String> = text.split('\n').map(vsc::diag::shown).collect();
+    err_raw(&format!("vsc-run: {}\n", lines.join("\n")));
 }
 
 /// Text on standard error as it is, for people only.

@@ -8,7 +8,7 @@
 //! | `name` | name of the machine |
 //! | `presets` | names of the presets and feature sets that it starts from |
 //! | `sources` | where values came from, the later over the earlier: `preset NAME`, `feature NAME`, `settings FILE`, the scenario's file, `command line` |
-//! | `differences` | what is not as recommended: `key`, `recommended` (`null`: nothing is), `current`, `origin` |
+//! | `differences` | what is not as recommended: `key`, `recommended` (`null`: nothing is), `current`, `origin`; `gave_way_to` where the recommendation does not go with that key |
 //! | `settings` | every value: `key`, `value`, `origin` |
 //! | `answers` | what nobody said and the domain needs, in the form of `settings` |
 //! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
@@ -302,7 +302,10 @@ impl<'a> Answer<'a> {
                 d.key.clone(),
                 recommended,
                 d.current.clone(),
-                d.origin.to_string(),
+                match &d.gave_way_to {
+                    Some(key) => format!("gave way to {key} ({})", d.origin),
+                    None => d.origin.to_string(),
+                },
             ]
         };
         let rows: Vec<_> = self.differences.iter().map(row).collect();

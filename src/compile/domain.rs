@@ -14,6 +14,7 @@ mod nets;
 mod platform;
 mod screens;
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -46,7 +47,7 @@ pub(super) fn build(
     around: &Around<'_>,
     facts: &dyn Facts,
     problems: &mut Problems,
-) -> Domain {
+) -> (Domain, Vec<GaveWay>) {
     let mut root = match tree_json::of(&parsed.tree) {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -66,6 +67,7 @@ pub(super) fn build(
         parsed,
         facts,
         problems,
+        gave_way: RefCell::default(),
     };
     cx.identity(around);
     cx.cpu(around);
@@ -80,9 +82,21 @@ pub(super) fn build(
     cx.firmware(around);
     cx.iommu();
     cx.checks();
+    let gave_way = cx.gave_way.take();
     let mut domain = Value::Object(cx.root);
     prune(&mut domain);
-    Domain(domain)
+    let gave_way = gave_way
+        .into_iter()
+        .map(|(key, to)| GaveWay { key, to })
+        .collect();
+    (Domain(domain), gave_way)
+}
+
+/// A recommendation that somebody's wish may have made impossible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GaveWay {
+    pub(super) key: String,
+    pub(super) to: String,
 }
 
 /// What the parts of the compiler share.
@@ -91,6 +105,8 @@ struct Cx<'a> {
     parsed: &'a Parsed,
     facts: &'a dyn Facts,
     problems: &'a mut Problems,
+    /// Recommendations that may have given way, each with the wish that it gave way to.
+    gave_way: RefCell<Vec<(String, String)>>,
 }
 
 impl Cx<'_> {
@@ -187,7 +203,13 @@ impl Cx<'_> {
 
     /// Whether a recommendation gives way: nobody asked for the one, somebody asked for the other.
     fn yields(&self, path: &str, other: &str) -> bool {
-        self.is_advice(path) && !self.is_advice(other)
+        let yields = self.is_advice(path) && !self.is_advice(other);
+        if yields {
+            self.gave_way
+                .borrow_mut()
+                .push((path.to_owned(), other.to_owned()));
+        }
+        yields
     }
 
     /// A key of a member that does not go with another key: a recommendation is taken out, a wish is an error.

@@ -29,7 +29,9 @@ pub(super) fn compile(events: &Events, problems: &mut Problems) -> resources::Ev
         );
         let stop = match most {
             0 => "events.max_restarts is 0, so it ends at the first power off after all".to_owned(),
-            n => format!("events.max_restarts ends it after {n} restarts"),
+            n => format!(
+                "events.max_restarts ends it after {n} restarts here; libvirt has no such guard: virsh destroy"
+            ),
         };
         problems.push(
             d.why("A power off is how a guest says that it is done")

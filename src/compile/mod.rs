@@ -87,6 +87,7 @@ pub struct Description {
     pub monitor: Result<(VmResources, RunPlan), Diagnostics>,
     /// What the monitor leaves out of what presets and settings recommend.
     pub left_out: Vec<String>,
+    gave_way: Vec<Difference>,
     parsed: Parsed,
 }
 
@@ -101,12 +102,22 @@ pub struct Difference {
     pub current: String,
     /// Who says so.
     pub origin: Origin,
+    /// The key that the recommendation does not go with, where nobody said anything of this one itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gave_way_to: Option<String>,
 }
 
 impl Description {
-    /// Every value with its origin.
+    /// Every value with its origin. Where a recommendation gave way it is the value that holds.
     pub fn settings(&self) -> Vec<Setting> {
-        self.parsed.settings()
+        let mut settings = self.parsed.settings();
+        for setting in &mut settings {
+            if let Some(now) = self.gave_way.iter().find(|d| d.key == setting.key) {
+                setting.value.clone_from(&now.current);
+                setting.origin = now.origin.clone();
+            }
+        }
+        settings
     }
 
     /// The scenario as it was read.
@@ -116,8 +127,50 @@ impl Description {
 
     /// Every value that was written over a recommendation and is not the same.
     pub fn differences(&self) -> Vec<Difference> {
-        self.parsed.differences()
+        let mut all = self.parsed.differences();
+        all.extend(self.gave_way.iter().cloned());
+        all
     }
+}
+
+/// Recommendations that do not hold, since they do not go with what somebody wants.
+fn differences_of(
+    parsed: &Parsed,
+    domain: &Domain,
+    gave_way: Vec<domain::GaveWay>,
+) -> Vec<Difference> {
+    let mut out: Vec<Difference> = Vec::new();
+    for domain::GaveWay { key, to } in gave_way {
+        let Some(recommended) = parsed
+            .text_of(&key)
+            .filter(|_| !out.iter().any(|d| d.key == key))
+        else {
+            continue;
+        };
+        let path = key.replace('[', ".").replace(']', "");
+        let current =
+            match path
+                .split('.')
+                .try_fold(&domain.0, |value, name| match name.parse::<usize>() {
+                    Ok(index) => value.get(index),
+                    Err(_) => value.get(name),
+                }) {
+                None => "none".to_owned(),
+                Some(serde_json::Value::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+            };
+        if current != recommended {
+            let origin = parsed.sources.origin(parsed.span_of(&to));
+            out.push(Difference {
+                key,
+                recommended: Some(recommended),
+                current,
+                origin,
+                gave_way_to: Some(to),
+            });
+        }
+    }
+    out
 }
 
 /// Compiles for the monitor. All errors and warnings of the scenario come out together, parse errors first.
@@ -135,6 +188,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
         scenario,
         here,
         left_out: _,
+        gave_way: _,
     } = compiled;
     let mut all: Problems = scenario
         .into_iter()
@@ -174,6 +228,7 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
         scenario,
         here,
         left_out,
+        gave_way,
     } = compiled;
     let warnings = Diagnostics::new(scenario, parsed.sources.clone());
     if warnings.has_errors() {
@@ -191,6 +246,7 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
         warnings,
         monitor,
         left_out,
+        gave_way,
         parsed,
     })
 }
@@ -207,6 +263,7 @@ struct Compiled {
     /// What is wrong on this host, with this build's monitor.
     here: Problems,
     left_out: Vec<String>,
+    gave_way: Vec<Difference>,
 }
 
 /// Messages about this host's files, memory and KVM. Elsewhere the same scenario may be fine.
@@ -270,6 +327,7 @@ fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
             scenario: parsed.problems.clone(),
             here: Problems::new(),
             left_out: Vec::new(),
+            gave_way: Vec::new(),
         };
     }
     let left_out = here::gate(parsed, &mut problems);
@@ -289,7 +347,8 @@ fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
         command: parsed.scenario.command.is_some(),
     };
     // What could not be read has been said; the rest of it would only repeat that.
-    let domain = domain::build(parsed, &around, facts, &mut scenario);
+    let (domain, gave_way) = domain::build(parsed, &around, facts, &mut scenario);
+    let gave_way = differences_of(parsed, &domain, gave_way);
     let host = host::plan(parsed, &domain, facts);
     let images = make::plan(parsed, &domain, facts, &mut scenario);
     Compiled {
@@ -301,6 +360,7 @@ fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
         scenario,
         here,
         left_out,
+        gave_way,
     }
 }
 

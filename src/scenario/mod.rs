@@ -410,6 +410,12 @@ impl Parsed {
         self.nearest(path).0.span
     }
 
+    /// A value as it was written, under a key such as `disks[0].cache`.
+    pub(crate) fn text_of(&self, path: &str) -> Option<String> {
+        let (entry, written) = self.nearest(path);
+        written.then(|| tree::text(entry))
+    }
+
     /// Whether anybody wrote a key such as `disks[0].cache`.
     pub(crate) fn is_written(&self, path: &str) -> bool {
         self.nearest(path).1
@@ -483,6 +489,7 @@ impl Parsed {
                 recommended,
                 current: value,
                 origin: self.sources.origin(span),
+                gave_way_to: None,
             });
         }
         out

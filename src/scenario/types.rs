@@ -369,7 +369,12 @@ impl Reader<'_> {
                 log: self.path(&["console", "log"]),
                 implicit: self.bool(&["console", "implicit"]),
             },
-            rng: self.bool(&["rng", "enabled"]),
+            // Who says how it works wants one.
+            rng: self.bool(&["rng", "enabled"]).or_else(|| {
+                let entry = self.entry(&["rng"])?;
+                matches!(&entry.body, Body::Map(keys) if !keys.is_empty())
+                    .then(|| Spanned::new(true, entry.span))
+            }),
             irqchip: self.word(&["irqchip"]),
             pit: self.bool(&["timers", "pit"]),
             iothreads: self.count(&["iothreads"]),

@@ -160,7 +160,7 @@ fn machines_events_and_clocks() {
         ("machine: isapc\n", "E-MACHINE", "isapc", "", "machine: pc\n"),
         ("machine: q35\narch: aarch64\nfirmware: bios\n", "E-CONFLICT", "q35", "aarch64", "machine: virt\narch: aarch64\nfirmware: bios\n"),
         ("machine: q35\ncpus: 289\n", "E-MACHINE", "289", "q35", "machine: q35\ncpus: 255\n"),
-        ("machine: pc\ncpus: 256\n", "E-CONFLICT", "256", "pc", "machine: pc\ncpus: 255\n"),
+        ("machine: pc\ncpus: 256\n", "E-MACHINE", "256", "pc", "machine: pc\ncpus: 255\n"),
         ("watchdog: itco\n", "W-LIBVIRT", "itco", "", "watchdog: i6300esb\n"),
         ("sound: virtio\n", "W-LIBVIRT", "virtio", "", "sound: ich9\n"),
         ("firmware: {path: /fw/CODE.fd, format: qcow2}\n", "W-LIBVIRT", "qcow2", "", "firmware: {path: /fw/CODE.fd, format: raw}\n"),

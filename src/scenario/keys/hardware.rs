@@ -70,7 +70,7 @@ pub(super) const RNG: &[Key] = &[
     key("enabled", Kind::Bool, "false", "true", "A virtio-rng device that hands out the host's random bytes.")
         .why("off: only what a scenario declares exists; x86 guests have RDRAND").ends("virtio device 4", "devices/rng"),
     key("source", Kind::Path, "", "/dev/hwrng", "Where libvirt takes them from.")
-        .why("by default /dev/urandom; the monitor of this program calls getrandom(2), which is the same source").ends("", "devices/rng/backend"),
+        .why("by default /dev/urandom; the monitor of this program calls getrandom(2), which is the same source").ends("", "devices/rng/backend").not_here("The rng of this build\'s monitor is getrandom(2)").but(&["/dev/urandom", "/dev/random"]),
     key("rate_bytes", Kind::Count { min: 1, max: ANY }, "", "1024", "Bytes that the guest may have in each period.")
         .ends("", "devices/rng/rate/@bytes").not_here("The rng of this build's monitor has no rate limit"),
     key("rate_period", Kind::Count { min: 1, max: ANY }, "", "1000", "The period, milliseconds.")

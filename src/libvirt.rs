@@ -19,7 +19,9 @@ mod lives;
 mod machines;
 mod secrets;
 
-pub use lives::{Event, Events, Existing, HandOverError, SHUT_OFF, Undo, is_active, uuid_of};
+pub use lives::{
+    Event, Events, Existing, HandOverError, SHUT_OFF, Undo, identified, is_active, uuid_of,
+};
 pub use machines::{Machine, machines};
 
 /// Most that is read of each output: more than the XML of any domain and the capabilities of any host.

@@ -491,3 +491,32 @@ fn passphrases_are_told_where_they_are_lacking() {
     assert!(!home.file("words").contains("geheim"));
     assert_eq!(home.file("words").matches("secret-set-value").count(), 1);
 }
+
+#[test]
+fn a_vm_of_the_predecessor_is_handed_over_under_an_identity() {
+    let home = Home::new("predecessor");
+    let place = home.0.path("vmconfig/a");
+    fs::create_dir_all(&place).unwrap();
+    let domain = home.0.write(
+        "vmconfig/a/domain.xml",
+        "<domain type='qemu'><name>a</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>\n",
+    );
+    let config = format!(
+        "attestation: false\ndomain-config: {}\nhost: localhost\nname: a\n",
+        domain.display()
+    );
+    home.0.write("vmconfig/a/config.yaml", config);
+    home.0.write("short", "");
+    for _ in 0..2 {
+        home.expect(&["start", "a", "--on", "lab"], 0);
+    }
+    let given = home.file("given");
+    assert!(
+        given.contains("<uuid>") && given.contains("<name>a</name>"),
+        "{given}"
+    );
+    home.expect(&["delete", "a"], 0);
+    assert_eq!(home.orders().last().unwrap(), "undefine");
+    assert!(!place.exists());
+}

@@ -605,6 +605,23 @@ fn the_settings_name_the_store_and_the_predecessors_is_found() {
     };
     assert_eq!(names(home.json(&["list"])), ["a", "theirs"]);
     expect_code(&home.run(&["status", "theirs"]), 3);
+    // One that others can change is nobody's to trust, and hides nothing.
+    fs::set_permissions(
+        home.0.path("vmconfig"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let list = home.run(&["list"]);
+    expect_code(&list, 0);
+    assert!(
+        text(&list.stderr).contains("everybody may write to it"),
+        "{list:?}"
+    );
+    assert!(
+        text(&list.stdout).contains("\na ") && !text(&list.stdout).contains("theirs"),
+        "{list:?}"
+    );
+    home.expect(&["start", "theirs"], 125);
     // Where the settings name one, it is that one.
     home.0
         .write("virtscenario.yaml", "config:\n - vm-config-store: named\n");

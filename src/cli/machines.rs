@@ -100,9 +100,14 @@ impl StoreArgs {
     /// # Errors
     /// [`StoreError`].
     pub(super) fn entries(&self, common: &Common) -> Result<Vec<Entry>, StoreError> {
-        let mut entries = Vec::new();
-        for store in self.stores(common)? {
-            entries.extend(store.entries()?);
+        let mut stores = self.stores(common)?.into_iter();
+        let mut entries = stores.next().map_or(Ok(Vec::new()), |s| s.entries())?;
+        for theirs in stores {
+            match theirs.entries() {
+                Ok(more) => entries.extend(more),
+                // Nobody has named it: what is wrong with it hides nothing of ours.
+                Err(e) => say::err(&e.to_string()),
+            }
         }
         Ok(entries)
     }

@@ -279,6 +279,20 @@ fn without_passwords(xml: &str) -> String {
     }
 }
 
+/// Domain XML that says which domain it is of: with `uuid`, where it says nothing.
+pub fn identified(xml: &str, uuid: &str) -> String {
+    match parse(xml) {
+        Ok(mut domain) if domain.child("uuid").is_none() => {
+            let mut identity = Element::new("uuid");
+            uuid.clone_into(&mut identity.text);
+            domain.children.insert(0, identity);
+            domain.write()
+        }
+        // What is no XML is for libvirt to refuse.
+        _ => xml.to_owned(),
+    }
+}
+
 /// Something that happened to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

@@ -21,6 +21,8 @@ pub struct State {
     pub on: Option<Remote>,
     /// The libvirt that has it, since the last start.
     pub handed_to: Option<Remote>,
+    /// Its UUID there.
+    pub uuid: Option<String>,
     /// The settings that go between its presets and its scenario.
     pub settings: Option<PathBuf>,
     /// How the last run ended; nothing while one runs, or when it was not there to tell.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vsc::libvirt::{Virsh, VirshError, is_active, uuid_of};
+use vsc::libvirt::{Virsh, VirshError, is_active};
 use vsc::store::{Entry, Name, Remote, StoreError};
 
 use super::super::Common;
@@ -68,8 +68,7 @@ fn undefine(entry: &Entry, remote: &Remote) -> Result<(), DeleteError> {
         return Ok(());
     };
     let uuid = virsh.run(&["domuuid", "--", &entry.name], None)?.stdout;
-    let ours = entry.domain().ok().and_then(|xml| uuid_of(&xml));
-    if ours.as_deref() != Some(uuid.trim()) {
+    if entry.state.uuid.as_deref() != Some(uuid.trim()) {
         return Ok(());
     }
     if is_active(&state) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vsc::compile::Description;
+use vsc::diag::Severity;
 use vsc::store::{Contents, Name, Remote, StoreError};
 use vsc::xml::Exported;
 
@@ -64,11 +65,16 @@ pub(in crate::cli) fn keep(
         on,
     };
     if let (None, Err(why)) = (&contents.on, &description.monitor) {
-        let why = why.list.iter().map(|d| d.message.as_str());
+        let errors = why.list.iter().filter(|d| d.severity == Severity::Error);
+        let errors: Vec<&str> = errors.map(|d| d.message.as_str()).collect();
+        let advice = match contents.attestation {
+            true => "",
+            false => "; `start --on HOST` hands it to libvirt",
+        };
         say::err(&format!(
-            "{} is saved, and cannot be run by this program here: {}; start --on HOST hands it to libvirt",
+            "{} cannot be run by this program here: {}{advice}",
             name.as_str(),
-            why.collect::<Vec<_>>().join("; ")
+            errors.join("; ")
         ));
     }
     store.save(&name, &contents, overwrite)

@@ -12,7 +12,7 @@ use serde_json::json;
 use vsc::SettingsFrom;
 use vsc::compile::Making;
 use vsc::facts::Variables;
-use vsc::libvirt::{Existing, Virsh, is_active};
+use vsc::libvirt::{Existing, Virsh, identified, is_active, uuid_of};
 use vsc::scenario::{Input, Layer, Override, Parsed};
 use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, StoreError, now};
 
@@ -286,7 +286,7 @@ fn elsewhere(
     let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
     attested(&held)?;
-    let xml = held.entry.domain()?;
+    let mut xml = held.entry.domain()?;
     let described = parsed(&held, args, common)?;
     let Some(description) = described.and_then(|parsed| describe_parsed(parsed, common)) else {
         return Ok(Some(Summary::failed("the scenario has errors".into())));
@@ -301,6 +301,10 @@ fn elsewhere(
             }));
         }
     };
+    if let Some(uuid) = description.domain.text("uuid") {
+        // The predecessor's have none, and would be strangers at their next start.
+        xml = identified(&xml, uuid);
+    }
     let mut state = held.entry.state.clone();
     make_images(description.images, remote, common, |path| {
         state.created_disks.push(absolute(path));
@@ -312,6 +316,7 @@ fn elsewhere(
         process: None,
         began: Some(now()),
         handed_to: Some(remote.clone()),
+        uuid: uuid_of(&xml),
         ended: None,
         ..state
     };

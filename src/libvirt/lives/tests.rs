@@ -204,6 +204,15 @@ fn what_is_refused_leaves_what_was() {
 }
 
 #[test]
+fn xml_without_an_identity_gets_one() {
+    let given = identified("<domain type='qemu'><name>d</name></domain>", UUID.trim());
+    assert_eq!(uuid_of(&given).as_deref(), Some(UUID.trim()));
+    assert!(given.contains("<name>d</name>"), "{given}");
+    assert_eq!(identified(NEW, "x"), NEW);
+    assert_eq!(identified("no XML", "x"), "no XML");
+}
+
+#[test]
 fn what_is_shown_has_no_passwords() {
     let old =
         "<domain><devices><graphics type='vnc' passwd='geheim' port='-1'/></devices></domain>";

@@ -614,10 +614,6 @@ fn the_settings_name_the_store_and_the_predecessors_is_found() {
     let list = home.run(&["list"]);
     expect_code(&list, 0);
     assert!(
-        text(&list.stderr).contains("everybody may write to it"),
-        "{list:?}"
-    );
-    assert!(
         text(&list.stdout).contains("\na ") && !text(&list.stdout).contains("theirs"),
         "{list:?}"
     );

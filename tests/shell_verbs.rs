@@ -280,6 +280,16 @@ fn the_code_of_a_run_is_the_codes_of_its_script() {
         "{}",
         text(&output.stdout)
     );
+    // A file that ends early does so for who sourced it.
+    home.write(
+        "ends.vsc",
+        &format!("{}\n!echo reached\n", guest.to_owned() + "\nrun"),
+    );
+    let (out, err) = home.expect("source ends.vsc; !echo reached", 7);
+    assert!(
+        !out.contains("reached") && err.contains("ends.vsc:2: the exit code is 7"),
+        "{err}"
+    );
     // Saved, listed, started, asked for, deleted.
     let (out, _) = home.expect(
         &format!("{guest}; name lab1; save; unset; show; list; start lab1"),

@@ -247,7 +247,7 @@ impl Session {
                     return Outcome::Done;
                 }
                 say::err(&format!("{of}:{number}: the exit code is {code}"));
-                Outcome::Quit
+                Outcome::Code(code)
             }
             Outcome::Failed => {
                 self.code = crate::FAILED;

@@ -56,7 +56,8 @@ impl Completer for Guide {
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = line.get(..pos).unwrap_or_default();
-        let start = before.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+        let blank = before.rmatch_indices(char::is_whitespace).next();
+        let start = blank.map_or(0, |(at, blank)| at + blank.len());
         let word = before.get(start..).unwrap_or_default();
         let wanted = match self.session.try_borrow() {
             Ok(session) => session.wanted(before.get(..start).unwrap_or_default(), word),
@@ -200,7 +201,19 @@ fn key_paths(typed: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(\\PC|[a-z.]){0,40}") {
+            key_paths(&text);
+            canonical(&text, &text).as_deref().and_then(key_at);
+            super::super::line::commands(&text);
+            let _ = super::super::line::words(&text);
+        }
+    }
 
     #[test]
     fn keys_are_completed_level_by_level() {

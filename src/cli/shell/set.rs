@@ -386,6 +386,10 @@ impl Session {
         let command = COMMANDS.iter().find(|(command, _)| *command == word);
         let own = OWN.iter().find(|own| **own == word);
         let preset = presets::find(word).map(|_| "preset");
+        if preset.is_some() && self.settings.get("preset") != Some(word) {
+            self.note(&format!("{} is not set", shown(word)));
+            return Outcome::Done;
+        }
         let id = own.map(|own| (*own).to_owned());
         let id = id.or_else(|| command.map(|(_, key)| (*key).to_owned()));
         // `memory` is the command's key, and `cpu` is all of it.

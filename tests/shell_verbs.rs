@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{TempDir, expect_code, have_kvm, run, text, vsc};
+use common::{TempDir, expect_code, have_kvm, kernel, run, text, vsc};
 use pty::Pty;
 use serde_json::Value;
 
@@ -187,6 +187,37 @@ fn an_interrupt_is_for_the_command_that_runs() {
     pty.expect("> ");
     pty.send("exit\r");
     pty.expect_code(&mut child, 0);
+}
+
+#[test]
+fn a_guest_has_the_terminal_while_it_runs() {
+    let Some(kernel) = kernel() else { return };
+    let home = Home::new("guest");
+    let mut pty = Pty::new(33, 101);
+    let before = pty.settings();
+    let mut child = pty.spawn(&mut home.vsc(&["shell"]));
+    pty.expect("> ");
+    pty.send(format!("set kernel.path {}\r", kernel.display()));
+    pty.expect("User Settings");
+    pty.expect("> ");
+    pty.send("run -- busybox sh\r");
+    pty.expect("# ");
+    assert!(pty.settings().is_raw());
+    // An interrupt is for the guest's command, not for this shell.
+    pty.send("echo sta''rted; sleep 1000\r");
+    pty.expect("\r\nstarted\r\n");
+    pty.send(CTRL_C);
+    pty.expect("# ");
+    pty.send("exit 5\r");
+    pty.expect("exit code 5");
+    pty.expect("> ");
+    // What is typed next is for the shell again.
+    pty.send("!echo ba\"\"ck\r");
+    pty.expect("\r\nback\r\n");
+    pty.expect("> ");
+    pty.send(CTRL_D);
+    pty.expect_code(&mut child, 0);
+    assert_eq!(pty.settings(), before);
 }
 
 #[test]

@@ -255,9 +255,6 @@ pub(super) fn read_all(devices: &mut Element, import: &mut Import) {
             _ => {}
         }
     }
-    if serials.is_empty() && consoles.is_empty() {
-        put(&mut import.out, "console.implicit", false.into());
-    }
     for (key, list) in [("serials", serials), ("consoles", consoles)] {
         if !list.is_empty() {
             put(&mut import.out, key, list.into());

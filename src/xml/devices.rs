@@ -69,10 +69,6 @@ pub(super) fn read_nets(devices: &mut Element, import: &mut Import) {
             &rows::NET_END[1..]
         };
         read(element, rows, &mut net);
-        if peek(&net, "model").is_none() && element.child("model").is_none() && import.on_pc() {
-            let text = "an interface without a model is an rtl8139 in libvirt, and none here";
-            import.note(element.place, text.into(), "Name one: `model: virtio`");
-        }
         nets.push(net);
     }
     if !nets.is_empty() {
@@ -359,10 +355,6 @@ pub(super) fn read_tpm(devices: &mut Element, into: &mut Value) {
         read(element, rows::TPM, &mut one);
         read(element, rows::TPM_PATH, &mut one);
         if peek(&one, "type").is_some() {
-            if element.get("model").is_none() {
-                // libvirt's default (virDomainTPMDefPostParse).
-                put(&mut one, "model", "tpm-tis".into());
-            }
             put(into, "tpm", one);
         }
     }

@@ -292,15 +292,6 @@ fn read_controllers(
                 element.see("type");
                 element.see("index");
                 read(element, rows::USB, &mut import.out);
-                if element.get("model").is_none() {
-                    let text =
-                        "a USB controller without a model is what libvirt chooses for the machine";
-                    import.note(
-                        element.place,
-                        text.into(),
-                        "Name one: `usb: {model: qemu-xhci}`",
-                    );
-                }
                 usb = true;
             }
             _ => {}

@@ -10,7 +10,7 @@ use super::domain::Wide;
 use super::element::{Attribute, Element, Place};
 use super::parse::parse;
 use super::table::{members, peek, peek_text, put, read, slot};
-use super::{chardev, devices, disk, machine, metadata, os, rows};
+use super::{absent, chardev, devices, disk, machine, metadata, os, rows};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
 
 /// What an XML document says in our language.
@@ -101,14 +101,6 @@ impl Import {
         machine::read_tuning(root, out);
         os::read_os(root, out);
         read(root, rows::FEATURES, out);
-        if peek(out, "features.acpi").is_none() {
-            // libvirt switches ACPI off where <acpi/> is missing.
-            put(out, "features.acpi", false.into());
-        }
-        if self.on_pc() && peek(&self.out, "features.apic").is_none() {
-            put(&mut self.out, "features.apic", false.into());
-        }
-        let out = &mut self.out;
         machine::read_cpu(root, out);
         read(root, rows::CLOCK, out);
         read(root, rows::EVENTS, out);
@@ -117,6 +109,8 @@ impl Import {
         let devices = root.child_mut("devices").unwrap_or(&mut none);
         devices.seen = true;
         self.devices(devices, wide);
+        absent::complete(root, self);
+        self.iommu(wide);
         os::keep_cmdline(root, self);
         self.volatile(root);
     }
@@ -140,7 +134,6 @@ impl Import {
         devices::read_balloon(devices, &mut self.out);
         devices::read_rng(devices, &mut self.out, wide);
         devices::read_vsock(devices, self, wide);
-        self.iommu(wide);
     }
 
     /// Where all virtio devices are behind the IOMMU, those that are not must say so.

@@ -222,7 +222,7 @@ pub(super) fn read_cpu(root: &mut Element, into: &mut Value) {
     element.seen = true;
     let mut cpu = into.get("cpu").cloned().unwrap_or_else(|| json!({}));
     read(element, rows::CPU, &mut cpu);
-    if element.get("mode").is_none() && element.child("model").is_some() {
+    if element.get("mode").is_none() && peek(&cpu, "model").is_some() {
         put(&mut cpu, "mode", "custom".into());
     }
     if let Some(model) = element.child_mut("model")

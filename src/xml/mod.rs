@@ -4,15 +4,15 @@
 //! domain XML into a scenario and notes, by line, what has no equivalent. Both read one table (`rows`), so they
 //! cannot disagree; code of its own have only the places where XML is irregular.
 //!
-//! Some things XML says by leaving them out, and import says them aloud: no `<acpi/>` is `features.acpi: false` (on a
-//! PC `<apic/>` likewise), neither serial port nor console is `console.implicit: false`, a PC with neither loader nor
-//! kernel has `firmware.type: bios`, a command line without `console=` is `kernel.console: none` and one without
-//! `root=`, beside disks and no initrd, `root.device: none`; where all virtio devices are behind an IOMMU, one that is
-//! not has `iommu: false`. Words that mean "there is none" (`model: none`, `hugepages: none`, `read_only: false`, …)
+//! Some things XML says by leaving them out, and import says them aloud: what libvirt takes then (`absent`), a PC with
+//! neither loader nor kernel has `firmware.type: bios`, a command line without `console=` is `kernel.console: none` and
+//! one without `root=`, beside disks and no initrd, `root.device: none`; where all virtio devices are behind an IOMMU,
+//! one that is not has `iommu: false`. Words that mean "there is none" (`model: none`, `hugepages: none`, `read_only: false`, …)
 //! are said by leaving out too, and are not read back.
 
 #![forbid(unsafe_code)]
 
+mod absent;
 mod chardev;
 mod devices;
 mod disk;

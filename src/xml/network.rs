@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use super::element::{Element, legal};
+use crate::diag::shown;
 
 /// How guests reach the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,16 +54,16 @@ pub struct NetworkSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// Not `key=value`.
-    #[error("`{0}` is not of the form key=value")]
+    #[error("`{}` is not of the form key=value", shown(.0))]
     Word(String),
     /// No such key.
-    #[error("`{0}` is no key of a network; there are {keys}", keys = KEYS.join(", "))]
+    #[error("`{}` is no key of a network; there are {keys}", shown(.0), keys = KEYS.join(", "))]
     Key(String),
     /// Twice.
     #[error("`{0}` is given twice")]
     Twice(&'static str),
     /// A value that cannot be.
-    #[error("{key}={value}: {expected}")]
+    #[error("{key}={}: {expected}", shown(value))]
     Value {
         /// The key.
         key: &'static str,

@@ -7,12 +7,14 @@
 //! `text()` or `@attribute`. There is no `//`, `..`, `*`, axis, function or `|`.
 //!
 //! A change is of one place: a path that names several is refused. Setting makes what is missing at the end of the
-//! path, with the attributes that predicates demand; deleting never makes anything.
+//! path, with the attributes that predicates demand, but no device on the way to something in it: that would be half
+//! a device. `devices/hostdev[@type='pci']/@managed` makes one. Deleting never makes anything.
 
 #![forbid(unsafe_code)]
 
 use super::element::{Element, legal};
 use super::parse::is_name;
+use crate::diag::shown;
 
 /// What to do at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,11 @@ pub enum PatchError {
         expected: String,
     },
     /// The path starts at another root.
-    #[error("the document is a <{root}>, and the path starts at <{path}>")]
+    #[error(
+        "the document is a <{}>, and the path starts at <{}>",
+        shown(root),
+        shown(path)
+    )]
     Root {
         /// Name of the root element.
         root: String,
@@ -54,13 +60,16 @@ pub enum PatchError {
         path: String,
     },
     /// Nothing to delete.
-    #[error("nothing matches {path}")]
+    #[error("nothing matches {}", shown(path))]
     Nothing {
         /// The part of the path that matches nothing.
         path: String,
     },
     /// Missing, and the path does not say how to make it.
-    #[error("nothing matches {path}, and it cannot be made from this path: {reason}")]
+    #[error(
+        "nothing matches {}, and it cannot be made from this path: {reason}",
+        shown(path)
+    )]
     Unmakable {
         /// The part of the path that matches nothing.
         path: String,
@@ -68,7 +77,10 @@ pub enum PatchError {
         reason: &'static str,
     },
     /// More than one place.
-    #[error("{path} matches {count} places; add a predicate, such as [1] or [@name='…']")]
+    #[error(
+        "{} matches {count} places; add a predicate, such as [1] or [@name='…']",
+        shown(path)
+    )]
     Several {
         /// The part of the path that is ambiguous.
         path: String,
@@ -76,7 +88,7 @@ pub enum PatchError {
         count: usize,
     },
     /// An element with elements in it has no text.
-    #[error("{path} holds elements, not text")]
+    #[error("{} holds elements, not text", shown(path))]
     Elements {
         /// The element.
         path: String,
@@ -256,6 +268,12 @@ fn set(
     path: &str,
 ) -> Result<Option<Changed>, PatchError> {
     let missing = &steps[known.len()..];
+    if let ([device, _, ..], Some("devices")) = (missing, parent_name(root, &known)) {
+        return Err(PatchError::Unmakable {
+            path: path[..device.end].to_owned(),
+            reason: "a device is made by setting an attribute of it first",
+        });
+    }
     for step in missing {
         makable(follow(root, &known), step, step.end == missing[0].end).map_err(|reason| {
             PatchError::Unmakable {
@@ -307,6 +325,14 @@ fn set(
         old,
         new: Some(value),
     }))
+}
+
+/// The name of the element that the first missing step would stand in.
+fn parent_name<'a>(root: &'a Element, known: &[usize]) -> Option<&'a str> {
+    let parent = known
+        .iter()
+        .try_fold(root, |at, index| at.children.get(*index))?;
+    Some(parent.name.as_str())
 }
 
 /// Whether an element that answers to the step can be made, so that the step would find it.

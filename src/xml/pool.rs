@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::element::{Element, legal};
+use crate::diag::shown;
 
 /// Where the volumes of a pool are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +70,13 @@ pub struct PoolSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// Not `key=value`.
-    #[error("`{0}` is not of the form key=value")]
+    #[error("`{}` is not of the form key=value", shown(.0))]
     Word(String),
     /// No such key for this type.
-    #[error("`{key}` is no key of a pool of type {kind}; there are {keys}")]
+    #[error(
+        "`{}` is no key of a pool of type {kind}; there are {keys}",
+        shown(key)
+    )]
     Key {
         /// The key.
         key: String,
@@ -82,7 +86,7 @@ pub enum PoolError {
         keys: String,
     },
     /// Twice.
-    #[error("`{0}` is given twice")]
+    #[error("`{}` is given twice", shown(.0))]
     Twice(String),
     /// A key that this type needs.
     #[error("a pool of type {kind} needs {key}=…")]
@@ -93,7 +97,7 @@ pub enum PoolError {
         key: &'static str,
     },
     /// A value that cannot be.
-    #[error("{key}={value}: {expected}")]
+    #[error("{key}={}: {expected}", shown(value))]
     Value {
         /// The key.
         key: &'static str,

@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::table::Form::{Expect, Hex, Number, Pairs, Present, Size, State, Text, Words};
+use super::table::Form::{Expect, Hex, Line, Number, Pairs, Present, Size, State, Text, Words};
 use super::table::{Form, ON, Row, YES, row};
 
 pub(super) const HEAD: &[Row] = &[
     row("type", "@type", Words(&["kvm", "qemu"])),
     row("name", "name", Text),
     row("uuid", "uuid", Text),
-    row("title", "title", Text),
+    row("title", "title", Line),
     row("description", "description", Text),
 ];
 

@@ -11,6 +11,8 @@ use super::element::{Element, legal};
 pub(super) enum Form {
     /// As it is.
     Text,
+    /// As it is; XML has room for one line only.
+    Line,
     /// One of these words, the same on both sides.
     Words(&'static [&'static str]),
     /// A word of ours and the word for it in XML.
@@ -150,6 +152,7 @@ pub(super) fn write(from: &mut Value, rows: &[Row], element: &mut Element) {
 fn spell(form: Form, value: &Value) -> Option<Spelled> {
     let text = match (form, value) {
         (Form::Text, Value::String(text)) => text.clone(),
+        (Form::Line, Value::String(text)) if !text.contains('\n') => text.clone(),
         (Form::Words(words), Value::String(text)) => {
             words.contains(&text.as_str()).then(|| text.clone())?
         }
@@ -222,7 +225,7 @@ fn read_row(element: &mut Element, row: &Row, into: &mut Value) -> Option<()> {
             },
             (Form::Size, _) => bytes(&target.text, target.get("unit"))?.into(),
             (form, Some(name)) => understand(form, target.get(name)?)?,
-            (Form::Text, None) if target.text.is_empty() => Value::Null,
+            (Form::Text | Form::Line, None) if target.text.is_empty() => Value::Null,
             (form, None) => understand(form, &target.text)?,
         }
     };
@@ -235,7 +238,7 @@ fn read_row(element: &mut Element, row: &Row, into: &mut Value) -> Option<()> {
 
 fn understand(form: Form, text: &str) -> Option<Value> {
     Some(match form {
-        Form::Text => text.into(),
+        Form::Text | Form::Line => text.into(),
         Form::Words(words) => words.contains(&text).then(|| text.into())?,
         Form::Pairs(pairs) => pairs.iter().find(|p| p.1 == text)?.0.into(),
         Form::Flag(yes, _) if text == yes => true.into(),

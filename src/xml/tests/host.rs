@@ -203,6 +203,25 @@ fn the_other_pools() {
 }
 
 #[test]
+fn no_message_carries_control_characters() {
+    let bad = "a\u{1b}[31m";
+    for words in [
+        format!("name={bad}"),
+        bad.into(),
+        format!("{bad}=1"),
+        format!("name=a bridge={bad}"),
+    ] {
+        let error = net(&words).unwrap_err().to_string();
+        assert!(
+            !error.contains('\u{1b}') && error.contains("u{1b}"),
+            "{error}"
+        );
+        let error = storage(&words).unwrap_err().to_string();
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
+}
+
+#[test]
 fn pools_that_cannot_be_are_refused_by_key() {
     for (words, said) in [
         ("type=zfs name=a", "one of dir, fs, netfs, logical, iscsi"),

@@ -317,8 +317,32 @@ fn namespaces_count_and_prefixes_do_not() {
 #[test]
 fn absence_that_changes_the_guest_is_said_aloud() {
     let bare = read("<os><type arch='x86_64'>hvm</type></os>").scenario;
-    let want = json!({"type": "kvm", "arch": "x86_64", "features": {"acpi": false, "apic": false}, "console": {"implicit": false}, "firmware": {"type": "bios"}});
+    let want = json!({
+        "type": "kvm", "arch": "x86_64", "machine": "pc", "firmware": {"type": "bios"},
+        "cpu": {"count": 1, "mode": "custom", "model": "qemu64", "check": "none"},
+        "features": {"acpi": false, "apic": false}, "boot": {"devices": ["hd"]},
+        "events": {"on_reboot": "restart"}, "console": {"implicit": false},
+        "balloon": {"model": "virtio"}, "usb": {"model": "piix3-uhci"},
+    });
     assert_eq!(bare, want);
     let kernel = read("<os><type arch='x86_64'>hvm</type><kernel>/k</kernel></os>").scenario;
-    assert!(kernel.get("firmware").is_none());
+    assert!(kernel.get("firmware").is_none() && kernel.get("boot").is_none());
+    let devices = "<devices><interface type='user'/><filesystem><source dir='/a'/><target dir='b'/></filesystem><tpm><backend type='emulator'/></tpm><rng model='virtio'><backend model='random'/></rng><memballoon model='none'/><controller type='usb' model='none'/></devices>";
+    let s = read(&format!(
+        "<os><type arch='x86_64' machine='q35'>hvm</type></os>{devices}"
+    ))
+    .scenario;
+    assert_eq!(s["nets"], json!([{"type": "user", "model": "rtl8139"}]));
+    assert_eq!(s["shares"][0]["accessmode"], "passthrough");
+    assert_eq!(
+        s["tpm"],
+        json!({"type": "emulator", "model": "tpm-tis", "version": "1.2"})
+    );
+    assert_eq!(s["rng"]["source"], "/dev/random");
+    assert_eq!(s["balloon"], json!({"model": "none"}));
+    assert_eq!(s["usb"], json!({"model": "none"}));
+    let q35 = read("<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>").scenario;
+    assert_eq!(q35["usb"], json!({"model": "qemu-xhci"}));
+    let arm = read("<os><type arch='aarch64' machine='virt'>hvm</type></os>").scenario;
+    assert!(arm["features"].get("apic").is_none() && arm["cpu"].get("model").is_none());
 }

@@ -103,16 +103,16 @@ fn what_is_missing_is_made_where_the_path_says_how() {
         root.write()
             .contains("<hyperv>\n      <relaxed state='on'/>")
     );
-    let (root, done) = set("devices/disk[4]/target/@dev", "vdc");
-    assert_eq!(done[0].path, "/domain/devices/disk[4]/target/@dev");
+    let (root, done) = set("devices/disk[4]/@type", "file");
+    assert_eq!(done[0].path, "/domain/devices/disk[4]/@type");
     assert_eq!(root.children[1].children[3].name, "disk");
     let (root, _) = set(
-        "devices/hostdev[@mode='subsystem'][@type='pci']/source/@x",
-        "1",
+        "devices/hostdev[@mode='subsystem'][@type='pci']/@managed",
+        "yes",
     );
     assert!(
         root.write()
-            .contains("<hostdev mode='subsystem' type='pci'>")
+            .contains("<hostdev mode='subsystem' type='pci' managed='yes'/>")
     );
     let (root, _) = set(
         "/domain/@xmlns:qemu",
@@ -170,6 +170,10 @@ fn what_is_not_understood_or_not_there_is_said() {
         ),
         ("devices", "/domain/devices holds elements"),
         ("/domain", "/domain holds elements"),
+        (
+            "devices/sound/codec/@type",
+            "nothing matches devices/sound, and it cannot be made from this path: a device is made by",
+        ),
         ("devices/disk[9]/@x", "the number is not the next one"),
         ("a/b[2]/@x", "the number is not the next one"),
         ("devices/disk[name='z']/@x", "compares the text of a child"),

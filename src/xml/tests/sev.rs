@@ -178,11 +178,26 @@ fn iommu_is_on_every_virtio_device_of_an_encrypted_guest() {
 
 #[test]
 fn the_decision_for_all_devices_comes_back_without_sev() {
-    let domain = json!({"iommu": "on", "features": {"acpi": true, "apic": true}, "consoles": [{"tty": "null"}], "vsock": {"cid": 3}});
-    assert_eq!(back(&domain), domain);
-    let off = json!({"iommu": "off", "features": {"acpi": true, "apic": true}, "consoles": [{"tty": "null"}]});
-    assert_eq!(back(&off), sayable(off.clone(), &["iommu"]));
-    assert!(export(&Domain(off)).unsaid.is_empty());
+    let domain = |iommu: &str| {
+        json!({"iommu": iommu, "machine": "q35", "cpu": {"count": 1, "mode": "host-passthrough"},
+            "features": {"acpi": true, "apic": true}, "events": {"on_reboot": "restart"}, "boot": {"devices": ["hd"]},
+            "balloon": {"model": "virtio", "iommu": iommu == "on"}, "usb": {"model": "none"},
+            "consoles": [{"tty": "null"}], "vsock": {"cid": 3}})
+    };
+    assert_eq!(back(&domain("on")), domain("on"));
+    assert_eq!(back(&domain("off")), sayable(domain("off"), &["iommu"]));
+    assert!(export(&Domain(domain("off"))).unsaid.is_empty());
+}
+
+#[test]
+fn a_device_outside_of_the_iommu_says_so() {
+    let text = "<domain><devices><controller type='virtio-serial'><driver iommu='on'/></controller><console type='null'><target type='virtio'/></console><interface type='user'><model type='virtio'/></interface><interface type='user'><model type='e1000'/></interface><disk type='file'><target dev='vda'/></disk></devices></domain>";
+    let s = import("d.xml", text).unwrap().scenario;
+    assert_eq!(s["iommu"], "on");
+    assert_eq!(s["nets"][0]["iommu"], false);
+    assert!(s["nets"][1].get("iommu").is_none());
+    assert_eq!(s["disks"][0]["iommu"], false);
+    assert_eq!(s["balloon"], json!({"model": "virtio", "iommu": false}));
 }
 
 #[test]

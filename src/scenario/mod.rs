@@ -309,10 +309,21 @@ fn decode_layer(
             let mut from = key.0;
             let mut path = Vec::new();
             for word in name.split('.') {
-                path.push(Spanned::new(
-                    word,
-                    Span::new(source, from, from + word.len()),
-                ));
+                // `disks[0]` is `disks.0`, as plan and messages write it.
+                let (list, index) = match word.strip_suffix(']').and_then(|w| w.split_once('[')) {
+                    Some((list, index)) => (list, Some(index)),
+                    None => (word, None),
+                };
+                let mut part = |text, at: usize| {
+                    path.push(Spanned::new(
+                        text,
+                        Span::new(source, at, at + str::len(text)),
+                    ));
+                };
+                part(list, from);
+                index
+                    .into_iter()
+                    .for_each(|index| part(index, from + list.len() + 1));
                 from += word.len() + 1;
             }
             flag_value(text, *value, source, &path, base, problems)

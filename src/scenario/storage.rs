@@ -22,6 +22,55 @@ const MADE: [&str; 7] = [
 /// Completes the disks of a tree. A scenario that starts from a preset with `storage` has a disk to boot from, unless
 /// it names disks or a kernel.
 pub(super) fn apply(tree: &mut Entry, has_preset: bool, is_advice: &dyn Fn(Span) -> bool) {
+    disks_of_storage(tree, has_preset, is_advice);
+    cdrom(tree);
+}
+
+/// `cdrom: FILE` is one more disk.
+fn cdrom(tree: &mut Entry) {
+    let Body::Map(entries) = &mut tree.body else {
+        return;
+    };
+    let Some(at) = entries.iter().position(|e| e.key.name == "cdrom") else {
+        return;
+    };
+    let drive = entries.remove(at);
+    let Some(list) = keys::find(KEYS, "disks") else {
+        return;
+    };
+    let members = keys::below(&list.kind).unwrap_or_default();
+    let (Some(device), Some(path)) = (keys::find(members, "device"), keys::find(members, "path"))
+    else {
+        return;
+    };
+    let word = Entry {
+        key: device,
+        body: Body::Leaf(Leaf::Word("cdrom")),
+        ..drive.clone()
+    };
+    let image = Entry {
+        key: path,
+        ..drive.clone()
+    };
+    let member = Entry {
+        key: list,
+        body: Body::Map(vec![word, image]),
+        ..drive
+    };
+    match entries.iter_mut().find(|e| e.key.name == "disks") {
+        Some(Entry {
+            body: Body::List(disks),
+            ..
+        }) => disks.push(member),
+        Some(_) => {}
+        None => entries.push(Entry {
+            body: Body::List(vec![member.clone()]),
+            ..member
+        }),
+    }
+}
+
+fn disks_of_storage(tree: &mut Entry, has_preset: bool, is_advice: &dyn Fn(Span) -> bool) {
     let Some(storage) = tree.get("storage").cloned() else {
         return;
     };

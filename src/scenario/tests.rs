@@ -54,6 +54,23 @@ fn every_key_of_the_table_reaches_the_scenario() {
 }
 
 #[test]
+fn members_are_named_with_dots_or_brackets() {
+    let text = "disks: [a, b]\n";
+    for flag in ["disks.1.cache=none", "disks[1].cache=none"] {
+        let caches: Vec<_> = good(text, &[flag])
+            .disks
+            .iter()
+            .map(|d| d.value.cache.map(|c| c.value))
+            .collect();
+        assert_eq!(caches, [None, Some("none")], "{flag}");
+    }
+    let first = good(text, &["disk.cache=unsafe"]);
+    assert_eq!(first.disks[0].value.cache.map(|c| c.value), Some("unsafe"));
+    let wrong = parsed(text, &["disks[x].cache=none"]);
+    assert_eq!(wrong.problems[0].code, "E-INDEX");
+}
+
+#[test]
 fn every_example_of_the_table_is_right() {
     for key in KEYS {
         good(&format!("{}: {}\n", key.name, key.example), &[]);

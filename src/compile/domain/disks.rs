@@ -104,6 +104,7 @@ impl Cx<'_> {
             disk.entry("device").or_insert(device.into());
             made.push((bus, here));
         }
+        self.protection(storage, &disks);
         self.names(&mut disks, &made);
         if !disks.is_empty() {
             self.root.insert(
@@ -191,6 +192,54 @@ impl Cx<'_> {
         }
         if disk.get("preallocation").and_then(Value::as_str) == Some("off") {
             disk.remove("preallocation");
+        }
+    }
+
+    /// What an encrypted machine asks of its disks.
+    fn protection(&mut self, storage: &Value, disks: &[Map<String, Value>]) {
+        let wanted = storage.get("encryption").and_then(Value::as_str) == Some("luks");
+        for (index, disk) in disks.iter().enumerate() {
+            let here = format!("disks[{index}]");
+            let is_disk = disk.get("device").and_then(Value::as_str) == Some("disk");
+            let plain = disk.get("encryption").is_none() && disk.get("read_only").is_none();
+            if wanted && is_disk && plain && !self.parsed.is_written(&format!("{here}.encryption"))
+            {
+                let d = self.warn(
+                    "W-DISK-PLAIN",
+                    &here,
+                    "This disk is not encrypted, as the others are to be",
+                );
+                d.why = Some("`encryption` of `storage` is for images that this program makes; one that exists is as it is".into());
+                d.help = Some(
+                    "Say `encryption: luks` if it is, or `encryption: none` if that is meant"
+                        .into(),
+                );
+            }
+        }
+        let first = disks
+            .iter()
+            .position(|d| d.get("device").and_then(Value::as_str) == Some("disk"));
+        let at = first
+            .filter(|at| disks.get(*at).and_then(|d| d.get("bus")?.as_str()) == Some("virtio"));
+        if let Some(at) = at
+            && self.get("security").is_some()
+            && self.text("kernel.path").is_none()
+        {
+            let d = self.warn(
+                "W-SEV-BOOT",
+                &format!("disks[{at}].bus"),
+                "Older guest kernels cannot boot from virtio-blk with encrypted memory",
+            );
+            d.why = Some("libvirt kbase launch_security_sev; kernels of today can".into());
+            d.help = Some("Say `bus: scsi` for a guest of that age".into());
+        }
+        if disks.is_empty() && self.parsed.is_written("storage") && !self.is_advice("storage") {
+            self.warn(
+                "W-UNUSED",
+                "storage",
+                "`storage` is for disks, and this machine has none",
+            )
+            .help = Some("Add `disks: [{size: 20G}]`, or name an image".into());
         }
     }
 

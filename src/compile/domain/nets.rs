@@ -449,18 +449,48 @@ impl Cx<'_> {
                 self.map("console").insert("iommu".into(), true.into());
             }
         }
+        self.modern_on_slots();
         self.no_legacy_virtio();
     }
 
     /// A virtio device with a legacy interface cannot say that its DMA is translated (QEMU: "VIRTIO_F_IOMMU_PLATFORM
-    /// was supported by neither legacy nor transitional device"); on PCI slots all have one that do not say otherwise.
+    /// was supported by neither legacy nor transitional device"). On the PCI slots of i440fx all have one that do not
+    /// say otherwise, so they say otherwise; disks, consoles and rng do so in the XML.
+    fn modern_on_slots(&mut self) {
+        if !self.is_i440fx() {
+            return;
+        }
+        let mut changed = self
+            .members("disks")
+            .iter()
+            .any(|d| d.get("iommu") == Some(&Value::Bool(true)));
+        let mut modern = |device: &mut Value| {
+            let Value::Object(device) = device else {
+                return;
+            };
+            let plain = device.get("model").and_then(Value::as_str) == Some("virtio");
+            if plain && device.get("iommu") == Some(&Value::Bool(true)) {
+                device.insert("model".into(), "virtio-non-transitional".into());
+            }
+            changed |= device.get("iommu") == Some(&Value::Bool(true));
+        };
+        if let Some(Value::Array(nets)) = self.root.get_mut("nets") {
+            nets.iter_mut().for_each(&mut modern);
+        }
+        if let Some(balloon) = self.root.get_mut("balloon") {
+            modern(balloon);
+        }
+        if changed && self.get("security").is_some() {
+            let d = self.warn("W-SEV-MACHINE", "machine", "i440fx is a poor machine for encrypted memory: its virtio devices become non-transitional");
+            d.why = Some("libvirt kbase launch_security_sev recommends q35; guests without virtio 1.0 drivers find no device".into());
+            d.help = Some("Say `machine: q35`".into());
+        }
+    }
+
     fn no_legacy_virtio(&mut self) {
-        let slots = self.is_i440fx();
         let legacy = |device: &Value, key: &str| {
             let model = device.get(key).and_then(Value::as_str).unwrap_or("virtio");
-            let plain = model == "virtio" || key == "bus" && model == "scsi";
-            device.get("iommu") == Some(&Value::Bool(true))
-                && (model == "virtio-transitional" || slots && plain)
+            device.get("iommu") == Some(&Value::Bool(true)) && model == "virtio-transitional"
         };
         let listed = [("disks", "bus"), ("nets", "model"), ("video", "model")]
             .into_iter()

@@ -301,10 +301,7 @@ fn protection() {
         ("security: {type: sev-es}\non_reboot: restart\n", "E-CONFLICT", "restart", "sev-es", "security: sev\non_reboot: restart\n"),
         ("security: sev-snp\n", "W-LIBVIRT", "sev-snp", "", "security: sev-es\n"),
         ("security: sev\nvideo: virtio\n", "E-CONFLICT", "virtio", "sev", "security: sev\nvideo: vga\n"),
-        ("security: sev\nmachine: pc\ndisk: a.img\n", "E-CONFLICT", "pc", "sev", "security: sev\nmachine: q35\ndisk: a.img\n"),
-        ("iommu: on\nmachine: pc\ndisk: a.img\n", "E-CONFLICT", "pc", "on", "iommu: on\nmachine: q35\ndisk: a.img\n"),
-        ("machine: pc\ndisk: {path: a.img, iommu: yes}\n", "E-CONFLICT", "pc", "yes", "machine: pc\ndisk: {path: a.img, iommu: no}\n"),
-        ("iommu: on\nmachine: pc\nballoon: virtio\n", "E-CONFLICT", "pc", "on", "iommu: on\nmachine: pc\nballoon: virtio-non-transitional\n"),
+        ("security: sev\nmachine: pc\ndisk: a.img\n", "W-SEV-MACHINE", "pc", "", "security: sev\nmachine: q35\ndisk: a.img\n"),
     ]);
 }
 

@@ -69,8 +69,10 @@ fn every_key_of_the_table_has_an_article_whose_example_and_option_are_right() {
             let problems: Vec<_> = parsed.problems.iter().map(|d| &d.message).collect();
             assert!(problems.is_empty(), "{}: {problems:?}", article.example);
             let said = parsed.said(article);
+            // It becomes one more of `disks`.
+            let moved = article.example.starts_with("cdrom");
             assert!(
-                said.iter().any(|s| s.origin != Origin::Default),
+                moved || said.iter().any(|s| s.origin != Origin::Default),
                 "{}: {said:?}",
                 article.example
             );

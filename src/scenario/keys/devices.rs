@@ -137,7 +137,7 @@ pub(super) const DISK: &[Key] = &[
 #[rustfmt::skip]
 pub(super) const STORAGE: &[Key] = &[
     key("dir", Kind::Path, "", "/srv/images", "Where the images of machines are that name none.")
-        .aka(&["path", "diskpath"]).why("by default /var/lib/libvirt/images"),
+        .aka(&["path"]).why("by default /var/lib/libvirt/images"),
     key("format", Kind::Word(DISK_FORMATS), "", "qcow2", "disks[].format, where a disk does not say."),
     key("bus", Kind::Word(BUSES), "", "virtio", "disks[].bus, where a disk does not say.").aka(&["disk_bus"]),
     key("target", Kind::Name { max: 16 }, "", "vdb", "disks[].target of the first disk, where it does not say.").aka(&["disk_target"]),

@@ -269,6 +269,9 @@ pub const KEYS: &[Key] = &[
         .why("auto: on where memory is encrypted, since the host cannot read the guest's buffers otherwise")
         .ends("VIRTIO_F_ACCESS_PLATFORM", "devices/*/driver/@iommu"),
     map("boot", BOOT, Some("devices"), "hd", "What the machine boots from.").aka(&["boot_dev"]),
+    key("cdrom", Kind::Path, "", "install.iso", "An image in a CD-ROM drive: short for one more of `disks`, with `device: cdrom`."),
+    key("vmimage", Kind::Alias(&["disks", "path"]), "", "vm.img", "Short for disks[0].path."),
+    key("diskpath", Kind::Alias(&["storage", "dir"]), "", "/srv/images", "Short for storage.dir."),
     key("bootdev", Kind::Alias(&["boot", "devices"]), "", "hd", "Short for boot.devices."),
     map("firmware", FIRMWARE, Some("type"), "efi", "The firmware.").aka(&["uefi"]),
     map("clock", CLOCK, Some("offset"), "utc", "The real-time clock."),

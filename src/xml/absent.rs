@@ -48,7 +48,7 @@ pub(super) fn complete(root: &Element, import: &mut Import) {
         }
     }
     let talks = |console: &Value| peek(console, "tty").is_some();
-    let terminals = members(out, "consoles").iter().any(|c| talks(c));
+    let terminals = members(out, "consoles").iter().any(talks);
     if !terminals && members(out, "serials").is_empty() {
         put(out, "console.implicit", false.into());
     }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::element::{Element, legal};
+use super::element::Element;
 use super::table::{peek, peek_text, take, take_if, take_text, write};
 use super::{chardev, devices, disk, machine, metadata, os, rows};
 use crate::compile::NO_ROOT;
@@ -129,9 +129,4 @@ fn left(value: &Value, path: &mut String, unsaid: &mut Vec<String>) {
         }
         _ => unsaid.push(path.clone()),
     }
-}
-
-/// Why a text of the domain is in the list of what XML cannot say, where its characters are the reason.
-pub fn unspeakable(text: &str) -> bool {
-    !legal(text)
 }

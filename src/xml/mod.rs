@@ -33,7 +33,7 @@ use serde_json::Value;
 
 use crate::domain::Domain;
 
-pub use domain::{tree, unspeakable};
+pub use domain::tree;
 pub use element::Element;
 pub use import::{Imported, import};
 pub use patch::{Change, Changed, PatchError};

@@ -145,7 +145,8 @@ impl Cx<'_> {
             }
         }
         match disk.get("encryption").and_then(Value::as_str) {
-            Some("luks") if format != "qcow2" => {
+            // QEMU reads LUKS on a raw image, and nobody here makes it.
+            Some("luks") if format != "qcow2" && (format != "raw" || disk.contains_key("size")) => {
                 let (path, other) = (format!("{here}.encryption"), format!("{here}.format"));
                 self.conflict(
                     &path,

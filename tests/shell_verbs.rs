@@ -565,6 +565,8 @@ fn scenarios_are_saved_for_the_predecessor_and_nothing_leaks() {
         err.contains("not secure") && err.contains("no certificate was exported"),
         "{err}"
     );
+    let xml = fs::read_to_string(home.saved("vm7", "domain.xml")).unwrap();
+    assert!(xml.contains("<launchSecurity type='sev'"), "{xml}");
     let config = fs::read_to_string(home.saved("vm7", "config.yaml")).unwrap();
     assert!(config.starts_with("attestation: true\n"), "{config}");
 }
@@ -703,6 +705,24 @@ fn hypervisors_are_listed_selected_and_asked() {
         "{}",
         text(&output.stderr)
     );
+    // TAB completes what it has.
+    let mut pty = Pty::new(40, 120);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut child = pty.spawn(home.vsc(&["shell"]).env("PATH", path));
+    pty.expect("> ");
+    for (typed, shown) in [
+        ("hvconf h.ya\t\r", "h.yaml\r\n"),
+        ("hvsel\tla\t\r", "hvselect  lab\r\n"),
+        ("machine p\t\r", "machine   pc-q35-5.0\r\n"),
+        ("vnet g\t\r", "vnet      green\r\n"),
+    ] {
+        pty.send(typed);
+        pty.expect("User Settings");
+        pty.expect(shown);
+        pty.expect("> ");
+    }
+    pty.send(CTRL_D);
+    pty.expect_code(&mut child, 0);
     // The choice goes along.
     let output = shell(&format!("{select}; mode guest; desktop"));
     expect_code(&output, 0);

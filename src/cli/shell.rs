@@ -13,6 +13,8 @@ mod scenario;
 mod set;
 mod settings;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -70,11 +72,16 @@ struct Place<'a> {
     number: usize,
 }
 
+/// Names by hypervisor and by what they name; none where it did not answer.
+type Offers = RefCell<HashMap<(String, &'static str), Option<Vec<String>>>>;
+
 /// What lasts from one command to the next.
 struct Session {
     common: Common,
     store: StoreArgs,
     settings: Settings,
+    /// What hypervisors had when TAB was pressed.
+    offers: Offers,
     /// The settings file of the command line.
     given: Option<PathBuf>,
     /// Somebody types, and reads the answers.
@@ -102,6 +109,7 @@ pub(super) fn run(args: ShellArgs, common: &Common) -> u8 {
         },
         store: args.store,
         settings: Settings::default(),
+        offers: Offers::default(),
         given: common.settings.clone(),
         interactive: terminal && !scripted,
         keep_going: args.keep_going,

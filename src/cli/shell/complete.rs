@@ -143,7 +143,13 @@ impl Session {
         match id.as_deref() {
             Some("preset") => return owned(PRESETS.iter().map(|p| p.name)),
             Some("feature") => return owned(FEATURES.iter().map(|p| p.name)),
-            Some("machine") => return owned(MACHINES),
+            Some("machine") => {
+                let offered = self.offered("machine").map(Wanted::Words);
+                return offered.unwrap_or_else(|| owned(MACHINES));
+            }
+            Some("nets.0.source") => {
+                return Wanted::Words(self.offered("network").unwrap_or_default());
+            }
             Some("on") => return Wanted::Words(self.host_names()),
             _ => {}
         }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use std::time::Duration;
 
 use vsc::diag::{Diagnostics, shown};
 use vsc::facts::{Root, Variables};
@@ -49,6 +50,34 @@ fn is_machine(name: &str) -> bool {
         || versioned
             .iter()
             .any(|v| name.strip_prefix(v).is_some_and(|rest| !rest.is_empty()))
+}
+
+/// The commands of virsh that tell of machine types and networks.
+const CAPABILITIES: [&str; 1] = ["capabilities"];
+const NETWORKS: [&str; 3] = ["net-list", "--all", "--name"];
+/// How long somebody who pressed TAB waits.
+const IMPATIENCE: Duration = Duration::from_secs(2);
+
+/// What a hypervisor says.
+fn ask(
+    hosts: &Hosts,
+    name: &str,
+    words: &[&str],
+    patience: Option<Duration>,
+) -> Result<String, String> {
+    let host = hosts.get(name).map_err(|e| e.to_string())?;
+    let virsh = Virsh::new(host.url().map_err(|e| e.to_string())?);
+    let virsh = match patience {
+        Some(patience) => virsh.patience(patience),
+        None => virsh,
+    };
+    let answer = virsh.run(words, None).map_err(|e| run::chain(&e))?;
+    Ok(answer.stdout)
+}
+
+fn networks(text: &str) -> Vec<String> {
+    let names = text.lines().map(str::trim).filter(|n| !n.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 impl Session {
@@ -114,77 +143,72 @@ impl Session {
     /// What the selected hypervisor says; nothing where none is selected, and said where it does not answer.
     fn asked(&self, words: &[&str]) -> Option<String> {
         let name = self.settings.get("on")?;
-        let hosts = self.list()?;
-        let answer = hosts
-            .get(name)
-            .and_then(|host| host.url())
-            .map_err(|e| e.to_string())
-            .and_then(|url| Virsh::new(url).run(words, None).map_err(|e| run::chain(&e)));
-        match answer {
-            Ok(output) => Some(output.stdout),
-            Err(why) => {
-                say::err(&format!("{} cannot be asked: {}", shown(name), shown(&why)));
-                None
-            }
+        let answer = ask(&self.list()?, name, words, None);
+        answer
+            .map_err(|why| say::err(&format!("{} cannot be asked: {}", shown(name), shown(&why))))
+            .ok()
+    }
+
+    /// The machine types that a hypervisor told of, for the architecture of the VM.
+    fn machines(&self, told: Option<String>) -> Option<Vec<String>> {
+        let arch = self.settings.get("arch").unwrap_or("x86_64");
+        let all = machines(&told?).ok()?;
+        let ours = all.into_iter().filter(|m| m.arch == arch);
+        let mut names: Vec<String> = ours.map(|m| m.name).collect();
+        names.sort_unstable();
+        Some(names)
+    }
+
+    /// Names for completion, of the hypervisor if there is one: it is asked once, and not waited for for long.
+    pub(super) fn offered(&self, what: &'static str) -> Option<Vec<String>> {
+        let name = self.settings.get("on")?;
+        let key = (name.to_owned(), what);
+        if let Some(names) = self.offers.borrow().get(&key) {
+            return names.clone();
         }
+        let hosts = self.hosts().ok()?;
+        let answer = |words: &[&str]| ask(&hosts, name, words, Some(IMPATIENCE)).ok();
+        let names = match what {
+            "machine" => self.machines(answer(&CAPABILITIES)),
+            _ => answer(&NETWORKS).map(|text| networks(&text)),
+        };
+        self.offers.borrow_mut().insert(key, names.clone());
+        names
     }
 
     /// Refuses a machine type that is not there.
     pub(super) fn is_machine(&self, name: &str) -> Result<(), Outcome> {
-        let told = self
-            .asked(&["capabilities"])
-            .and_then(|xml| machines(&xml).ok());
-        let Some(told) = told else {
+        let Some(names) = self.machines(self.asked(&CAPABILITIES)) else {
             if is_machine(name) {
                 return Ok(());
             }
             let help = "Machines are q35, pc, pc-q35-VERSION, pc-i440fx-VERSION; of other architectures virt, \
                         pseries, s390-ccw-virtio. `hvselect` a hypervisor to have it asked";
-            return Err(self.unknown(
-                "machine type",
-                name,
-                &mut MACHINES.into_iter().chain(OTHERS),
-                help,
-            ));
+            let mut known = MACHINES.into_iter().chain(OTHERS);
+            return Err(self.unknown("machine type", name, &mut known, help));
         };
-        let arch = self.settings.get("arch").unwrap_or("x86_64");
-        let mut names: Vec<&str> = told
-            .iter()
-            .filter(|m| m.arch == arch)
-            .map(|m| m.name.as_str())
-            .collect();
-        if names.contains(&name) {
-            return Ok(());
-        }
-        names.sort_unstable();
-        let help = format!(
-            "{} has {}",
-            self.settings.get("on").unwrap_or_default(),
-            names.join(", ")
-        );
-        Err(self.unknown("machine type", name, &mut names.into_iter(), &help))
+        self.among("machine type", name, &names)
     }
 
     /// Refuses a network that is not there.
     pub(super) fn is_network(&self, name: &str) -> Result<(), Outcome> {
-        let Some(told) = self.asked(&["net-list", "--all", "--name"]) else {
-            return Ok(());
-        };
-        let names: Vec<&str> = told
-            .lines()
-            .map(str::trim)
-            .filter(|n| !n.is_empty())
-            .collect();
-        if names.contains(&name) {
+        match self.asked(&NETWORKS) {
+            Some(text) => self.among("network", name, &networks(&text)),
+            None => Ok(()),
+        }
+    }
+
+    fn among(&self, what: &str, name: &str, names: &[String]) -> Result<(), Outcome> {
+        if names.iter().any(|n| n == name) {
             return Ok(());
         }
-        let has = if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(", ")
+        let has = match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
         };
-        let help = format!("{} has {has}", self.settings.get("on").unwrap_or_default());
-        Err(self.unknown("network", name, &mut names.into_iter(), &help))
+        let host = self.settings.get("on").unwrap_or_default();
+        let help = format!("{host} has {has}");
+        Err(self.unknown(what, name, &mut names.iter().map(String::as_str), &help))
     }
 
     fn unknown(

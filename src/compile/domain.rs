@@ -229,6 +229,33 @@ impl Cx<'_> {
         }
     }
 
+    /// A device whose own word says that there is none, while something of it is asked for: a recommendation gives
+    /// way to the usual word, a wish is an error.
+    fn not_nothing(&mut self, device: &str, key: &str, nothing: Value, usual: Value) {
+        let switch = format!("{device}.{key}");
+        if self.get(&switch) != Some(&nothing) {
+            return;
+        }
+        let keys = self.get(device).and_then(Value::as_object);
+        let asked = keys
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|k| *k != key)
+            .map(|k| format!("{device}.{k}"))
+            .find(|path| !self.is_advice(path));
+        let Some(asked) = asked else { return };
+        if self.yields(&switch, &asked) {
+            self.map(device).insert(key.to_owned(), usual);
+        } else {
+            self.conflict(
+                &asked,
+                &switch,
+                format!("`{asked}` is of a device that is not there"),
+                "Keep one of the two",
+            );
+        }
+    }
+
     fn is_block_device(&self, path: &str) -> bool {
         match self.facts.file(Path::new(path)) {
             Ok(file) => file.kind == FileKind::BlockDevice,

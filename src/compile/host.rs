@@ -107,6 +107,16 @@ pub(super) fn plan(parsed: &Parsed, domain: &Domain, facts: &dyn Facts) -> HostP
                 devices.push(device);
             }
         }
+        if devices.is_empty() {
+            plan.changes.push(HostChange {
+                what: "host.io_scheduler".into(),
+                path: "/sys/block".into(),
+                old: None,
+                new: scheduler.to_owned(),
+                origin: parsed.sources.origin(parsed.span_of("host.io_scheduler")),
+                skipped: Some("no disk of this host holds its images".to_owned()),
+            });
+        }
     }
     let page = match domain.text("memory.hugepages") {
         Some("2M") => Some(2u64 << 20),

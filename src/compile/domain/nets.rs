@@ -154,6 +154,7 @@ impl Cx<'_> {
             if self.get(device).is_some() {
                 self.default(device, "model", usual);
             }
+            self.not_nothing(device, "model", "none".into(), usual.into());
             if self.text(&format!("{device}.model")) == Some("none") {
                 self.root.remove(device);
             }
@@ -178,6 +179,10 @@ impl Cx<'_> {
         {
             self.map("balloon").insert("model".into(), "virtio".into());
         }
+        if self.get("balloon").is_some() {
+            self.default("balloon", "model", "virtio");
+        }
+        self.not_nothing("balloon", "model", "none".into(), "virtio".into());
         self.default("balloon", "model", "none");
         if holds_back && self.text("balloon.model") == Some("none") {
             self.conflict(
@@ -211,11 +216,13 @@ impl Cx<'_> {
     }
 
     fn rng(&mut self) {
+        self.not_nothing("rng", "enabled", false.into(), true.into());
         let rest = self
             .get("rng")
             .and_then(Value::as_object)
             .is_some_and(|m| m.keys().any(|k| k != "enabled"));
-        if !self.flag("rng.enabled") && (!rest || self.parsed.is_written("rng.enabled")) {
+        let off = self.get("rng.enabled") == Some(&Value::Bool(false));
+        if off || !rest && !self.flag("rng.enabled") {
             self.root.remove("rng");
             return;
         }
@@ -320,6 +327,9 @@ impl Cx<'_> {
                         .help = Some("For example `{source: /srv/data, target: data}`".into());
                 }
             }
+            if let Some(source) = share.get("source").and_then(Value::as_str) {
+                self.shared_directory(&format!("{here}.source"), source);
+            }
             let driver = share
                 .entry("driver")
                 .or_insert("path".into())
@@ -387,6 +397,22 @@ impl Cx<'_> {
             }
         }
         self.root.insert("shares".into(), Value::Array(shares));
+    }
+
+    /// QEMU does not start without the directory. What settings say is looked at where they are read.
+    fn shared_directory(&mut self, path: &str, source: &str) {
+        use crate::facts::{FileError, FileKind};
+        let what = match self.facts.file(std::path::Path::new(source)) {
+            Err(FileError::Missing) => "does not exist",
+            Ok(file) if file.kind != FileKind::Directory => "is no directory",
+            _ => return,
+        };
+        if !self.is_advice(path) {
+            let message = format!("{source}: this directory {what}");
+            let d = self.warn("W-PATH", path, message);
+            d.why = Some("QEMU does not start without it".into());
+            d.help = Some(format!("Correct the name, or make it: mkdir -p {source}"));
+        }
     }
 
     /// `iommu` of every virtio device.

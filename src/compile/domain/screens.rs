@@ -13,6 +13,9 @@ impl Cx<'_> {
             _ => Vec::new(),
         };
         let mut graphics = members(&mut self.root, "graphics");
+        for (index, screen) in graphics.iter().enumerate() {
+            self.no_screen(index, screen);
+        }
         graphics.retain(|g| g.get("type").and_then(Value::as_str) != Some("none"));
         for (index, screen) in graphics.iter_mut().enumerate() {
             let Value::Object(screen) = screen else {
@@ -109,6 +112,26 @@ impl Cx<'_> {
             if !members.is_empty() {
                 self.root.insert(list.into(), Value::Array(members));
             }
+        }
+    }
+
+    /// `type: none` beside keys of a screen.
+    fn no_screen(&mut self, index: usize, screen: &Value) {
+        if screen.get("type").and_then(Value::as_str) != Some("none") {
+            return;
+        }
+        let keys = screen.as_object().into_iter().flat_map(Map::keys);
+        let asked = keys
+            .filter(|k| *k != "type")
+            .map(|k| format!("graphics[{index}].{k}"))
+            .find(|path| !self.is_advice(path));
+        if let Some(asked) = asked {
+            self.conflict(
+                &asked,
+                &format!("graphics[{index}].type"),
+                "A screen that is not there has nothing to set",
+                "Say `type: vnc`, or leave it out",
+            );
         }
     }
 

@@ -26,6 +26,13 @@ fn host() -> HostFacts {
     ] {
         facts.files.insert(name.into(), Ok(file));
     }
+    let directory = FileInfo {
+        kind: FileKind::Directory,
+        ..file
+    };
+    for name in ["/a", "/b", "/srv"] {
+        facts.files.insert(name.into(), Ok(directory));
+    }
     let modules = "/usr/lib/x86_64-linux-gnu/qemu";
     facts.texts.insert(modules.into(), String::new());
     let text = r#"{"description": "for tests", "interface-types": ["uefi"],
@@ -215,6 +222,11 @@ fn networks_screens_and_shares() {
         ("tpm: {type: emulator, path: /dev/tpm0}\n", "E-CONFLICT", "/dev/tpm0", "emulator", "tpm: {type: passthrough, path: /dev/tpm0}\n"),
         ("tpm: {type: passthrough, version: \"2.0\"}\n", "E-CONFLICT", "\"2.0\"", "passthrough", "tpm: {type: emulator, version: \"2.0\"}\n"),
         ("tpm: {model: tpm-crb, version: \"1.2\"}\n", "E-CONFLICT", "\"1.2\"", "tpm-crb", "tpm: {model: tpm-tis, version: \"1.2\"}\n"),
+        ("tpm: {model: none, type: emulator}\n", "E-CONFLICT", "emulator", "none", "tpm: {model: none}\n"),
+        ("watchdog: {model: none, action: reset}\n", "E-CONFLICT", "reset", "none", "preset: desktop\nwatchdog: {action: reset}\n"),
+        ("balloon: {model: none, autodeflate: on}\n", "E-CONFLICT", "on", "none", "preset: soft-rt\nballoon: {autodeflate: on}\n"),
+        ("rng: {enabled: no, source: /dev/hwrng}\n", "E-CONFLICT", "/dev/hwrng", "no", "rng: {source: /dev/hwrng}\n"),
+        ("graphics: [{type: none, keymap: fr}]\n", "E-CONFLICT", "fr", "none", "graphics: [{type: none}]\n"),
         ("graphics: [{keymap: fr}]\n", "E-REQUIRED", "{", "", "graphics: [{type: vnc, keymap: fr}]\n"),
         ("graphics: [{type: sdl, port: 5901}]\n", "E-CONFLICT", "5901", "sdl", "graphics: [{type: vnc, port: 5901}]\n"),
         ("graphics: [{type: vnc, socket: /run/v, port: 5901}]\n", "E-CONFLICT", "5901", "/run/v", "graphics: [{type: vnc, socket: /run/v}]\n"),
@@ -229,6 +241,8 @@ fn networks_screens_and_shares() {
         ("video: [{model: vga, accel3d: true}]\n", "E-CONFLICT", "true", "vga", "video: [{model: virtio, accel3d: true}]\n"),
         ("vsock: {auto: true, cid: 7}\n", "E-CONFLICT", "7", "true", "vsock: {auto: false, cid: 7}\n"),
         ("shares: [{source: /srv}]\n", "E-REQUIRED", "{", "", "shares: [{source: /srv, target: t}]\n"),
+        ("shares: [{source: /none, target: t}]\n", "W-PATH", "/none", "", "shares: [{source: /a, target: t}]\n"),
+        ("shares: [{source: a.img, target: t}]\n", "W-PATH", "a.img", "", "shares: [{source: /b, target: t}]\n"),
         ("shares: [{source: /a, target: t}, {source: /b, target: t}]\n", "E-CONFLICT", "t", "t",
          "shares: [{source: /a, target: t}, {source: /b, target: u}]\n"),
         ("shares: [{source: /a, target: t, driver: virtiofs, read_only: true}]\nmemory: {access: shared}\n", "E-CONFLICT", "true", "virtiofs",
@@ -303,6 +317,32 @@ fn protection() {
         ("security: sev\nvideo: virtio\n", "E-CONFLICT", "virtio", "sev", "security: sev\nvideo: vga\n"),
         ("security: sev\nmachine: pc\ndisk: a.img\n", "W-SEV-MACHINE", "pc", "", "security: sev\nmachine: q35\ndisk: a.img\n"),
     ]);
+}
+
+#[test]
+fn a_wish_about_a_device_goes_over_a_preset_without_it() {
+    for (scenario, key, value) in [
+        (
+            "preset: desktop\ntpm: {type: passthrough}\n",
+            "tpm.model",
+            "tpm-crb",
+        ),
+        (
+            "preset: desktop\nwatchdog: {action: dump}\n",
+            "watchdog.model",
+            "i6300esb",
+        ),
+        (
+            "preset: soft-rt\nballoon: {autodeflate: on}\n",
+            "balloon.model",
+            "virtio",
+        ),
+        ("balloon: {autodeflate: on}\n", "balloon.model", "virtio"),
+        ("rng: {source: /dev/hwrng}\n", "rng.source", "/dev/hwrng"),
+    ] {
+        let domain = describe_on(&host(), scenario).unwrap().domain;
+        assert_eq!(domain.text(key), Some(value), "{scenario}");
+    }
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn described(scenario: &str, options: &[&str]) -> Description {
 /// The only error of a scenario.
 #[track_caller]
 fn error(scenario: &str, options: &[&str]) -> Record {
-    let messages = describe(scenario, options).err().expect("it is refused");
+    let messages = describe(scenario, options).expect_err("it is refused");
     let mut errors: Vec<Record> = messages.records();
     errors.retain(|d| d.severity == Severity::Error);
     assert_eq!(errors.len(), 1, "{messages}");

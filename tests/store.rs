@@ -143,7 +143,18 @@ fn saving_twice_is_refused_and_overwriting_is_said() {
     home.expect(&["a.yaml", "--save", "--overwrite", "-m", "300M"], 0);
     let scenario = fs::read_to_string(place.join("scenario.yaml")).unwrap();
     assert!(scenario.contains("memory: 300M"), "{scenario}");
-    home.expect(&["a.yaml", "--overwrite"], 125);
+    for (arguments, needle) in [
+        (&["a.yaml", "--overwrite"][..], "are for VMs that are saved"),
+        (&["a.yaml", "--store", "s"], "are for VMs that are saved"),
+        (&["a.yaml", "--detach"], "are for VMs that are saved"),
+        (&["a.yaml", "--save", "--detach"], "cannot be used with"),
+        (&["a.yaml", "--save", "--export-xml"], "cannot be used with"),
+        (&["start", "a", "--overwrite"], "on a libvirt"),
+        (&["start", "a", "--overwrite", "--detach"], "on a libvirt"),
+    ] {
+        let refused = home.expect(arguments, 125);
+        assert!(refused.contains(needle), "{arguments:?}: {refused}");
+    }
 }
 
 #[test]

@@ -50,16 +50,16 @@ pub(super) struct RunArgs {
     #[arg(long)]
     timing: bool,
     /// Saves the scenario as a VM under its name, for `start`, and runs nothing.
-    #[arg(long, conflicts_with_all = ["timeout", "result", "timing"])]
+    #[arg(long, conflicts_with_all = ["timeout", "result", "timing", "export_xml", "detach"])]
     save: bool,
     /// With --save or --on: replaces a VM of that name.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "export_xml")]
     overwrite: bool,
     /// Hands the machine to the libvirt of this name, of `vsc-run hosts`, and waits for its end.
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["timing", "export_xml"])]
     on: Option<String>,
     /// With --on: returns when the machine has started.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["result", "export_xml"])]
     detach: bool,
     #[command(flatten)]
     store: StoreArgs,
@@ -251,8 +251,8 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
         };
         return tell(&mut summary, args.result.as_deref(), common.json);
     }
-    if args.overwrite || args.detach {
-        let message = "--overwrite and --detach are for VMs that are saved (--save) or handed to libvirt (--on HOST); a saved one is \
+    if args.overwrite || args.detach || args.store.store.is_some() {
+        let message = "--store, --overwrite and --detach are for VMs that are saved (--save) or handed to libvirt (--on HOST); a saved one is \
                        detached by `start NAME --detach`";
         say::err_unkept(message);
         return finish(Summary::failed(message.into()), &args, common);

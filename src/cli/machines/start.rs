@@ -114,6 +114,8 @@ enum StartError {
     /// It runs on the libvirt that it was handed to.
     #[error("{name} is already running on {host}")]
     Elsewhere { name: String, host: String },
+    #[error("--overwrite is for a start on a libvirt (--on HOST)")]
+    NothingThere,
     #[error("--timeout is for a start that is waited for")]
     Unwatched,
 }
@@ -125,6 +127,9 @@ fn run(
     ready: Option<Ready>,
     started: Instant,
 ) -> Result<Summary, StartError> {
+    if args.overwrite {
+        return Err(StartError::NothingThere);
+    }
     let name = Name::existing(&args.name)?;
     let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
@@ -387,7 +392,10 @@ fn ended(summary: &Summary) -> Ended {
 }
 
 /// Starts this program once more, detached, and waits until the guest lives or the run is over.
-fn launcher(args: &StartArgs, common: &Common) -> Result<u8, StoreError> {
+fn launcher(args: &StartArgs, common: &Common) -> Result<u8, StartError> {
+    if args.overwrite {
+        return Err(StartError::NothingThere);
+    }
     let name = Name::existing(&args.name)?;
     let store = args.store.of(&name, common)?;
     // Said here rather than by the other process, which would take a moment longer.

@@ -53,6 +53,15 @@ pub fn domain_devices(domain: &Domain) -> Vec<DomainDevice> {
             }
         }
     }
+    if let Some(kind) = domain.text("security.type") {
+        let policy = domain.number("security.policy").unwrap_or_default();
+        let host = format!("policy {policy:#06x}: {}", policy_in_words(kind, policy));
+        add(
+            "security".into(),
+            format!("encrypted memory ({kind})"),
+            host,
+        );
+    }
     if domain.flag("rng.enabled") {
         let source = domain.text("rng.source").unwrap_or("getrandom(2)");
         add("rng".into(), "virtio-rng".into(), source.to_owned());
@@ -223,6 +232,32 @@ fn screen(_: usize, value: &Value) -> Option<(String, String)> {
         (None, None, _) => kind.to_owned(),
     };
     Some(("screen".into(), host))
+}
+
+/// The bits of a launch policy by their names (SEV API 0.24, table 2; SNP firmware ABI 1.55, table 9).
+fn policy_in_words(kind: &str, policy: u64) -> String {
+    const SEV: [(u32, &str); 6] = [
+        (0, "NODBG"),
+        (1, "NOKS"),
+        (2, "ES"),
+        (3, "NOSEND"),
+        (4, "DOMAIN"),
+        (5, "SEV"),
+    ];
+    const SNP: [(u32, &str); 4] = [
+        (16, "SMT"),
+        (18, "MIGRATE_MA"),
+        (19, "DEBUG"),
+        (20, "SINGLE_SOCKET"),
+    ];
+    let bits: &[(u32, &str)] = if kind == "sev-snp" { &SNP } else { &SEV };
+    let set = bits.iter().filter(|(bit, _)| policy >> bit & 1 == 1);
+    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use super::{Outcome, Session, line};
 use crate::say;
 
 /// What a scenario command says where the host's side is meant.
-const HOST_LATER: &str = "nothing was changed on this host: that this program does it is part of the next issue (vsc-run host)";
+const HOST_LATER: &str =
+    "nothing was changed on this host: this build plans host changes and does not make them";
 
 impl Session {
     /// Reads and compiles, and says what there is to say about it.
@@ -81,7 +82,7 @@ impl Session {
             }
         }
         if preset == "securevm" && self.settings.is_on("force_sev") {
-            self.note("force_sev: no certificate was exported; SEV launches are part of a later issue (vsc-run sev)");
+            self.note("force_sev: no certificate was exported; this build starts no SEV machine by itself");
         }
         if self.common.json {
             say::out(&format!("{told}\n"));

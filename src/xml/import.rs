@@ -281,9 +281,11 @@ impl Import {
         if let Some(first) = self.placed.first().copied() {
             let count = self.placed.len();
             let span = Span::new(self.source, first.start, first.end);
-            let message = format!(
-                "{count} addresses and controllers were left out: each side places its own devices"
-            );
+            let what = match count {
+                1 => "1 address or controller was".to_owned(),
+                n => format!("{n} addresses and controllers were"),
+            };
+            let message = format!("{what} left out: each side places its own devices");
             let d = Diagnostic::warning("W-XML", span, message).why(
                 "A guest that names its interfaces after their PCI slots may name them otherwise",
             );

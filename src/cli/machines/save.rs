@@ -64,6 +64,7 @@ pub(in crate::cli) fn keep(
         settings: parsed.settings.as_deref().map(absolute).transpose()?,
         on,
     };
+    let place = store.save(&name, &contents, overwrite)?;
     if let (None, Err(why)) = (&contents.on, &description.monitor) {
         let errors = why.list.iter().filter(|d| d.severity == Severity::Error);
         let errors: Vec<&str> = errors.map(|d| d.message.as_str()).collect();
@@ -77,7 +78,7 @@ pub(in crate::cli) fn keep(
             errors.join("; ")
         ));
     }
-    store.save(&name, &contents, overwrite)
+    Ok(place)
 }
 
 /// The scenario's text, which means the same in the store.

@@ -7,6 +7,7 @@ mod pty;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -177,8 +178,10 @@ fn an_interrupt_is_for_the_command_that_runs() {
     let mut pty = Pty::new(40, 120);
     let mut child = pty.spawn(&mut home.vsc(&["shell"]));
     pty.expect("> ");
-    pty.send("!echo sta\"\"rted; exec sleep 1000\r");
+    pty.send("!echo sta\"\"rted; cat\r");
     pty.expect("\r\nstarted\r\n");
+    pty.send("meow\r");
+    pty.expect("meow\r\nmeow\r\n");
     pty.send(CTRL_C);
     pty.expect("exit code 130");
     pty.expect("> ");
@@ -187,6 +190,20 @@ fn an_interrupt_is_for_the_command_that_runs() {
     pty.expect("> ");
     pty.send("exit\r");
     pty.expect_code(&mut child, 0);
+}
+
+#[test]
+fn a_signal_that_ends_it_leaves_the_terminal_as_it_was() {
+    let home = Home::new("signal");
+    let mut pty = Pty::new(40, 120);
+    let before = pty.settings();
+    let mut child = pty.spawn(&mut home.vsc(&["shell"]));
+    pty.expect("> ");
+    assert_ne!(pty.settings(), before);
+    // SAFETY: a plain system call on our own child.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert_eq!(pty.wait(&mut child).signal(), Some(libc::SIGTERM));
+    assert_eq!(pty.settings(), before);
 }
 
 #[test]
@@ -204,8 +221,10 @@ fn a_guest_has_the_terminal_while_it_runs() {
     pty.expect("# ");
     assert!(pty.settings().is_raw());
     // An interrupt is for the guest's command, not for this shell.
-    pty.send("echo sta''rted; sleep 1000\r");
+    pty.send("echo sta''rted; cat\r");
     pty.expect("\r\nstarted\r\n");
+    pty.send("meow\r");
+    pty.expect("meow\r\nmeow\r\n");
     pty.send(CTRL_C);
     pty.expect("# ");
     pty.send("exit 5\r");

@@ -119,10 +119,53 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// From now on, SIGTERM and SIGHUP end this process as ever, but `before` is done first. Programs started by
+/// [`Deaf::start`] are not concerned.
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn before_the_end(before: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // SAFETY: all-zero is a valid set, and the calls fill in what they are given.
+    let set = unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGTERM, libc::SIGHUP] {
+            if !is_ignored(signal) {
+                libc::sigaddset(&mut set, signal);
+            }
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    let wait = move || {
+        let mut signal = 0;
+        // SAFETY: all-zero is a valid set; all outlive the calls. What else comes is for the other threads.
+        let failed = unsafe {
+            let mut all = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+            libc::sigwait(&set, &mut signal) != 0
+        };
+        if failed {
+            return;
+        }
+        before();
+        // SAFETY: plain system calls; the action is the default one, which ends the process.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            libc::raise(signal);
+        }
+    };
+    let named = std::thread::Builder::new().name("signals".into());
+    named.spawn(wait).map(drop)
+}
+
 /// While this lives, what the terminal's keys for interrupting and quitting send is for others in the foreground: a
 /// child that this process waits for.
-#[derive(Debug)]
-pub(crate) struct Deaf(libc::sigset_t);
+pub(crate) struct Deaf([libc::sigaction; 2]);
+
+/// What those keys send.
+const KEYS: [i32; 2] = [libc::SIGINT, libc::SIGQUIT];
 
 impl Deaf {
     /// Starts a program that hears what this process does not from now on.
@@ -130,49 +173,42 @@ impl Deaf {
     /// # Errors
     /// The program cannot be started.
     pub(crate) fn start(command: &mut Command) -> io::Result<(Self, Child)> {
-        // SAFETY: all-zero is a valid set, and the call fills in what it is given.
+        // SAFETY: all-zero is a valid action, here that of ignoring with SIG_IGN put in; the calls fill in the rest.
         let before = unsafe {
-            let mut before = std::mem::zeroed::<libc::sigset_t>();
-            libc::pthread_sigmask(libc::SIG_BLOCK, &Self::keys(), &mut before);
-            before
+            let mut ignore = std::mem::zeroed::<libc::sigaction>();
+            ignore.sa_sigaction = libc::SIG_IGN;
+            KEYS.map(|key| {
+                let mut before = std::mem::zeroed::<libc::sigaction>();
+                libc::sigaction(key, &ignore, &mut before);
+                before
+            })
         };
         let deaf = Self(before);
-        // SAFETY: one system call, which may be made between fork and exec.
+        // SAFETY: all-zero is a valid set, here the empty one; only system calls that may be made between fork and
+        // exec.
         unsafe {
+            let mut none = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&mut none);
             command.pre_exec(move || {
-                libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+                put_back(&before);
+                libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
                 Ok(())
             });
         }
         command.spawn().map(|child| (deaf, child))
     }
+}
 
-    fn keys() -> libc::sigset_t {
-        // SAFETY: as above.
-        unsafe {
-            let mut set = std::mem::zeroed::<libc::sigset_t>();
-            libc::sigemptyset(&mut set);
-            libc::sigaddset(&mut set, libc::SIGINT);
-            libc::sigaddset(&mut set, libc::SIGQUIT);
-            set
-        }
+fn put_back(before: &[libc::sigaction; 2]) {
+    for (key, before) in KEYS.iter().zip(before) {
+        // SAFETY: an action that was in force before.
+        unsafe { libc::sigaction(*key, before, std::ptr::null_mut()) };
     }
 }
 
 impl Drop for Deaf {
     fn drop(&mut self) {
-        let (set, no_time) = (
-            Self::keys(),
-            libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-        );
-        // SAFETY: the sets and the time outlive the calls. What came meanwhile was not for this process.
-        unsafe {
-            while libc::sigtimedwait(&set, std::ptr::null_mut(), &no_time) > 0 {}
-            libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut());
-        }
+        put_back(&self.0);
     }
 }
 

@@ -9,12 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 
 use super::complete::Guide;
 use super::{Outcome, Session, settings};
+use crate::run::signals;
 use crate::say;
 
 /// Most lines that are remembered.
@@ -37,6 +39,9 @@ pub(super) fn converse(session: Session) -> u8 {
             return crate::FAILED;
         }
     };
+    if let Err(e) = keep_terminal() {
+        say::err(&format!("signals cannot be waited for: {e}"));
+    }
     let history = history_file();
     if let Some(file) = &history
         && let Err(e) = open(file).and_then(|()| editor.load_history(file).map_err(other))
@@ -92,6 +97,15 @@ pub(super) fn converse(session: Session) -> u8 {
             Outcome::Code(_) | Outcome::Answer(_) | Outcome::Done | Outcome::Failed => {}
         }
     }
+}
+
+/// The terminal as it is now is how it shall be left, also by a signal that ends this program.
+fn keep_terminal() -> io::Result<()> {
+    let before = tcgetattr(io::stdin())?;
+    signals::before_the_end(move || {
+        // A terminal that is gone needs no restoring.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+    })
 }
 
 /// Whether a line may be remembered: the environment of a command and a scenario's texts for the SEV owner may be

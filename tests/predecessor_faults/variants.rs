@@ -178,3 +178,31 @@ fn variant_paths_with_markup() {
         );
     }
 }
+
+/// The format of an image came from the text of `qemu-img info`: a guest could write such a header itself.
+#[test]
+fn variant_formats_of_images_are_said_and_not_guessed() {
+    let lab = Lab::new("format");
+    lab.write("work/a.img", [b"QFI\xfb".as_slice(), &[0; 508]].concat());
+    lab.write("work/s.yaml", "disks: [{path: a.img}]\n");
+    let said = text(&lab.run(&["check", "s.yaml"]).stderr);
+    assert!(
+        said.contains("warning[W-DISK-FORMAT]") && said.contains("s.yaml:1:16"),
+        "{said}"
+    );
+    let domain = tree(&lab.export(&["s.yaml"]));
+    assert_eq!(
+        attribute(&domain, "devices/disk/driver", "type"),
+        Some("raw")
+    );
+    for format in ["raw", "qcow2"] {
+        let option = format!("disks.0.format={format}");
+        let domain = tree(&lab.export(&["s.yaml", "-o", &option]));
+        assert_eq!(
+            attribute(&domain, "devices/disk/driver", "type"),
+            Some(format)
+        );
+        let said = text(&lab.run(&["check", "s.yaml", "-o", &option]).stderr);
+        assert!(!said.contains("W-DISK-FORMAT"), "{said}");
+    }
+}

@@ -6,6 +6,11 @@ use serde_json::Value;
 
 use super::Cx;
 
+/// Words that YAML files have for other things.
+const NO_TYPES: [&str; 6] = ["true", "false", "yes", "no", "on", "off"];
+/// Machines of QEMU without a PCI bus.
+const NO_PCI: [&str; 3] = ["microvm", "isapc", "none"];
+
 impl Cx<'_> {
     pub(super) fn checks(&mut self) {
         self.disk_rules();
@@ -204,16 +209,19 @@ impl Cx<'_> {
         }
     }
 
+    /// Whether the machine is one that has an error of its own.
+    pub(super) fn is_no_machine(&self) -> bool {
+        let machine = self.text("machine").unwrap_or_default();
+        NO_TYPES.contains(&machine) || NO_PCI.contains(&machine)
+    }
+
     fn other_rules(&mut self) {
         if self.text("input.tablet") == Some("ps2") {
             self.error("E-VALUE", "input.tablet", "PS/2 has no tablet")
                 .help = Some("Say virtio or usb".into());
         }
         let machine = self.text("machine").unwrap_or_default().to_owned();
-        if matches!(
-            machine.as_str(),
-            "true" | "false" | "yes" | "no" | "on" | "off"
-        ) {
+        if NO_TYPES.contains(&machine.as_str()) {
             self.error(
                 "E-VALUE",
                 "machine",
@@ -221,7 +229,7 @@ impl Cx<'_> {
             )
             .help = Some("For example `machine: q35`".into());
         }
-        if matches!(machine.as_str(), "microvm" | "isapc" | "none") {
+        if NO_PCI.contains(&machine.as_str()) {
             let d = self.error(
                 "E-MACHINE",
                 "machine",

@@ -22,7 +22,7 @@ const QEMU_MODULES: [&str; 4] = [
 impl Cx<'_> {
     pub(super) fn firmware(&mut self, around: &Around<'_>) {
         // That nobody can run it has its own message.
-        if matches!(self.text("machine"), Some("microvm" | "isapc")) {
+        if self.is_no_machine() {
             return;
         }
         let kernel = self.text("kernel.path").is_some();
@@ -306,10 +306,10 @@ impl Cx<'_> {
                 }
             }
             Err(none) => {
-                let span = self.span(if encrypted {
-                    "security.type"
-                } else {
-                    "firmware"
+                let span = self.span(match encrypted {
+                    true => "security.type",
+                    false if self.parsed.is_written("firmware") => "firmware",
+                    false => "machine",
                 });
                 self.problems.push(none.diagnostic(span));
             }

@@ -539,17 +539,11 @@ impl Cx<'_> {
             () if self.parsed.is_written("iommu") => "iommu".to_owned(),
             () => "security.type".to_owned(),
         };
-        let model = format!("{device}.{key}");
-        let at = if self.text(&model) == Some("virtio-transitional") {
-            model
-        } else {
-            "machine".to_owned()
-        };
         self.conflict(
-            &at,
+            &format!("{device}.{key}"),
             &asked,
             format!("`{device}` would have a legacy interface, which cannot say that its DMA is translated"),
-            "Say `machine: q35`, or a model such as virtio-non-transitional",
+            "Say `model: virtio-non-transitional`",
         );
     }
 }

@@ -16,6 +16,9 @@ pub(crate) use render::quoted;
 use render::{clip_around, locate, render_one};
 pub use render::{columns, shown};
 
+/// Most messages that are shown: whoever has more starts with these.
+const MOST_SHOWN: usize = 200;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -371,8 +374,11 @@ impl Diagnostics {
     /// The messages as text, in the manner of rustc. Control characters of the input come out escaped.
     pub fn render(&self, color: bool) -> String {
         let mut out = String::new();
-        for diagnostic in &self.list {
+        for diagnostic in self.list.iter().take(MOST_SHOWN) {
             render_one(&mut out, diagnostic, &self.sources, color);
+        }
+        if let Some(more @ 1..) = self.list.len().checked_sub(MOST_SHOWN) {
+            out.push_str(&format!("… and {more} more\n"));
         }
         out
     }
@@ -381,6 +387,7 @@ impl Diagnostics {
     pub fn records(&self) -> Vec<Record> {
         self.list
             .iter()
+            .take(MOST_SHOWN)
             .map(|d| Record {
                 code: d.code.to_owned(),
                 severity: d.severity,

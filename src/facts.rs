@@ -454,7 +454,11 @@ impl Facts for LiveFacts {
 
     fn text(&self, path: &Path) -> Option<String> {
         let mut text = String::new();
-        let file = fs::File::open(self.root.at(path)).ok()?;
+        let path = self.root.at(path);
+        if !fs::metadata(&path).ok()?.is_file() {
+            return None;
+        }
+        let file = fs::File::open(path).ok()?;
         file.take(MOST_TEXT).read_to_string(&mut text).ok()?;
         Some(text.trim().to_owned())
     }
@@ -486,7 +490,8 @@ impl Facts for LiveFacts {
 
     fn head(&self, path: &Path) -> Option<[u8; 4]> {
         let path = self.root.at(path);
-        if !fs::metadata(&path).ok()?.is_file() {
+        let kind = fs::metadata(&path).ok()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
             return None;
         }
         let mut head = [0; 4];

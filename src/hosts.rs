@@ -128,14 +128,15 @@ impl Hosts {
     ) -> Result<Self, Diagnostics> {
         let mut notes = Vec::new();
         let found = match file {
-            Some(file) => Some(file.to_owned()),
+            Some(file) => Some(named(file.to_owned())),
             None => match named_by_settings(settings, variables, &mut notes) {
-                Some(named) => Some(named),
+                Some(file) => Some(named(file)),
                 None => searched(variables, root)?,
             },
         };
-        let (list, messages) = match &found {
-            Some(file) => read(file, variables.home.clone(), root, notes)?,
+        let (found, content) = found.unzip();
+        let (list, messages) = match found.as_deref().zip(content) {
+            Some((file, content)) => read(file, content, variables.home.clone(), root, notes)?,
             None => {
                 let messages = Diagnostics {
                     list: notes,
@@ -221,24 +222,36 @@ impl Hosts {
     }
 }
 
-/// The list that is where virt-scenario looks for it. An address can be a command: nobody else's is taken.
-fn searched(variables: &Variables, root: &Root) -> Result<Option<PathBuf>, Diagnostics> {
-    let found = crate::find_old(old::HOSTS, variables.home.as_deref(), root);
-    let Some((path, why)) = found
-        .as_deref()
-        .and_then(|path| Some((path, crate::trust::stranger(path)?)))
-    else {
-        return Ok(found);
+/// The bytes of a list, or why there are none.
+type Content = Result<Vec<u8>, String>;
+
+/// A list that somebody named, with its content.
+fn named(file: PathBuf) -> (PathBuf, Content) {
+    let content = crate::read_text(&file, crate::scenario::MAX_BYTES + 1);
+    (file, content)
+}
+
+/// The list that is where virt-scenario looks for it, with its content. An address can be a command: nobody else's is
+/// taken.
+fn searched(variables: &Variables, root: &Root) -> Result<Option<(PathBuf, Content)>, Diagnostics> {
+    let Some(path) = crate::find_old(old::HOSTS, variables.home.as_deref(), root) else {
+        return Ok(None);
     };
-    let shown = path.display();
-    let message = format!("The list of hypervisors in {shown} is not trusted: {why}");
-    let d = Diagnostic::error("E-HOSTS", Span::NONE, message)
-        .why("It was found there, nobody named it, and an address in it can be a command to run")
-        .help(format!("--hosts {shown} uses it all the same"));
-    Err(Diagnostics {
-        list: vec![d],
-        ..Diagnostics::default()
-    })
+    match crate::trust::read(&path, crate::scenario::MAX_BYTES + 1) {
+        Ok(bytes) => Ok(Some((path, Ok(bytes)))),
+        Err(crate::trust::Refusal::Unreadable(why)) => Ok(Some((path, Err(why)))),
+        Err(crate::trust::Refusal::Stranger(why)) => {
+            let shown = path.display();
+            let message = format!("The list of hypervisors in {shown} is not trusted: {why}");
+            let d = Diagnostic::error("E-HOSTS", Span::NONE, message)
+                .why("It was found there, nobody named it, and an address in it can be a command to run")
+                .help(format!("--hosts {shown} uses it all the same"));
+            Err(Diagnostics {
+                list: vec![d],
+                ..Diagnostics::default()
+            })
+        }
+    }
 }
 
 /// The list that the user's settings name.

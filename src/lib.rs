@@ -129,14 +129,9 @@ pub fn load(
         SettingsFrom::Search(_) if !may_have_preset() => None,
         settings => settings_file(settings, home.as_deref()),
     };
-    if let (true, Some(path)) = (found, settings.as_deref())
-        && let Some(d) = not_trusted(path)
-    {
-        return Err(alone(Box::new(d)));
-    }
     let settings_bytes = settings
         .as_deref()
-        .map(read_settings)
+        .map(|path| read_settings(path, found))
         .transpose()
         .map_err(alone)?;
     Ok(scenario::parse(&Input {
@@ -207,17 +202,26 @@ pub fn export(description: &Description, sets: &[String]) -> Result<xml::Exporte
         ));
     }
     // A protection that is asked for is not taken away by the back door.
-    if domain.0.get("security").is_some() {
-        for changed in &exported.changed {
-            let guarded = ["/launchSecurity", "/os/loader", "/memtune", "/@iommu"];
-            if guarded.iter().any(|g| changed.path.contains(g)) {
-                let message = format!(
-                    "This change touches what protects the guest from the host: {}",
-                    changed.path
-                );
-                let d = Diagnostic::error("E-XML-SET", parsed.span_of("xml"), message);
-                wrong.push(d.help("Use the keys of `security`, `firmware` and `memory`; `security: none` gives the protection up"));
-            }
+    if domain.get("security").is_some()
+        || domain
+            .list("disks")
+            .iter()
+            .any(|d| d.get("encryption").is_some())
+    {
+        let before = xml::protection(&xml::export(&description.domain_without_patches()).text);
+        if before != xml::protection(&exported.text) {
+            let span = places
+                .first()
+                .copied()
+                .unwrap_or_else(|| parsed.span_of("xml"));
+            let d = Diagnostic::error(
+                "E-XML-SET",
+                span,
+                "These changes touch what protects the guest from the host",
+            );
+            wrong.push(d.why("launchSecurity, loader, variable store, encryption of disks, iommu, locked memory and the kind of hypervisor are set by keys").help(
+                "Use the keys of `security`, `firmware`, `memory` and `disks`; `security: none` gives the protection up",
+            ));
         }
     }
     if wrong.is_empty() {
@@ -232,30 +236,27 @@ pub fn check(parsed: Parsed, facts: &dyn Facts) -> Diagnostics {
     compile(parsed, facts).map_or_else(|messages| messages, |plan| plan.warnings)
 }
 
-/// Why a settings file that was found, and that nobody named, is not obeyed.
-fn not_trusted(path: &Path) -> Option<Diagnostic> {
-    let why = trust::stranger(path)?;
+/// The bytes of a settings file. One that was found, and that nobody named, has to be trusted.
+fn read_settings(path: &Path, found: bool) -> Result<Vec<u8>, Box<Diagnostic>> {
+    let most = scenario::MAX_BYTES + 1;
+    let read = match found {
+        true => trust::read(path, most),
+        false => read_text(path, most).map_err(trust::Refusal::Unreadable),
+    };
     let shown = path.display();
-    let d = Diagnostic::error(
-        "E-SETTINGS",
-        Span::NONE,
-        format!("The settings in {shown} are not trusted: {why}"),
-    );
-    Some(
-        d.why("They were found there, nobody named them, and they can name programs to run")
-            .help(format!(
-                "--settings {shown} uses them all the same; --settings none does without"
-            )),
-    )
-}
-
-fn read_settings(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
-    read_text(path, scenario::MAX_BYTES + 1).map_err(|why| {
-        let message = format!("The settings {} cannot be read: {why}", path.display());
-        Box::new(
-            Diagnostic::error("E-SETTINGS", Span::NONE, message)
-                .help("--settings none does without"),
-        )
+    read.map_err(|refusal| {
+        Box::new(match refusal {
+            trust::Refusal::Stranger(why) => {
+                let message = format!("The settings in {shown} are not trusted: {why}");
+                Diagnostic::error("E-SETTINGS", Span::NONE, message)
+                    .why("They were found there, nobody named them, and they can name programs to run")
+                    .help(format!("--settings {shown} uses them all the same; --settings none does without"))
+            }
+            trust::Refusal::Unreadable(why) => {
+                let message = format!("The settings {shown} cannot be read: {why}");
+                Diagnostic::error("E-SETTINGS", Span::NONE, message).help("--settings none does without")
+            }
+        })
     })
 }
 

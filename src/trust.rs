@@ -4,36 +4,106 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Others may write (chmod(2), S_IWOTH).
 const OTHERS_WRITE: u32 = 0o002;
+/// The group may write (S_IWGRP).
+const GROUP_WRITES: u32 = 0o020;
 /// Only owners may remove what is in a directory (chmod(2), S_ISVTX).
 const STICKY: u32 = 0o1000;
 
-/// Why a file, or a directory, could be somebody else's: it belongs to neither root nor this user, or others may
-/// write it or replace it. `None`: it is to be trusted, or is not there.
-pub fn stranger(path: &Path) -> Option<String> {
-    let user = rustix::process::geteuid().as_raw();
-    let ours = |uid: u32| uid == 0 || uid == user;
-    let file = std::fs::metadata(path).ok()?;
+/// Why a file that was found is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It could be somebody else's, and why.
+    Stranger(String),
+    /// It cannot be read, and why.
+    Unreadable(String),
+}
+
+/// Reads a file that was found, `most` bytes of it at most, if it is to be trusted: it belongs to root or this user,
+/// nobody else may write it, nobody else can have put it, or a link to it, where it is. What is looked at is the open
+/// file, so nobody can exchange it in between.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn read(path: &Path, most: usize) -> Result<Vec<u8>, Refusal> {
+    let unreadable = |e: io::Error| Refusal::Unreadable(crate::reason(&e));
+    let place = std::fs::symlink_metadata(path).map_err(unreadable)?;
+    let link = place.file_type().is_symlink();
+    if link && !ours(place.uid()) {
+        return Err(Refusal::Stranger(format!(
+            "it is a link of another user ({})",
+            place.uid()
+        )));
+    }
+    directory_of(path).map_err(Refusal::Stranger)?;
+    // A pipe without a writer must not hold us up.
+    let follow = if link { 0 } else { libc::O_NOFOLLOW };
+    let file = File::options()
+        .read(true)
+        .custom_flags(follow | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
+    trusted(&file.metadata().map_err(unreadable)?, false).map_err(Refusal::Stranger)?;
+    let mut bytes = Vec::new();
+    file.take(most as u64)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    Ok(bytes)
+}
+
+fn ours(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// The directory that a name stands in: others could exchange what is there unless only owners may.
+fn directory_of(path: &Path) -> Result<(), String> {
     let above = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let above = std::fs::metadata(above).ok()?;
-    if !file.is_file() && !file.is_dir() {
-        Some("it is not a regular file".to_owned())
-    } else if !ours(file.uid()) {
-        Some(format!("it belongs to another user ({})", file.uid()))
-    } else if file.mode() & OTHERS_WRITE != 0 {
-        Some("everybody may write it".to_owned())
-    } else if !ours(above.uid()) || above.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
-        Some("its directory is in the hands of others".to_owned())
-    } else {
-        None
+    let Ok(above) = std::fs::metadata(above) else {
+        return Ok(());
+    };
+    match trusted(&above, true) {
+        Err(_) if above.mode() & STICKY != 0 && ours(above.uid()) => Ok(()),
+        Err(_) => Err("its directory is in the hands of others".to_owned()),
+        Ok(()) => Ok(()),
     }
+}
+
+fn trusted(what: &Metadata, directory: bool) -> Result<(), String> {
+    // A user's own group is the user.
+    let own_group = what.gid() == rustix::process::getegid().as_raw() || what.gid() == 0;
+    if !directory && !what.is_file() {
+        Err("it is not a regular file".to_owned())
+    } else if !ours(what.uid()) {
+        Err(format!("it belongs to another user ({})", what.uid()))
+    } else if what.mode() & OTHERS_WRITE != 0 {
+        Err("everybody may write it".to_owned())
+    } else if what.mode() & GROUP_WRITES != 0 && !own_group {
+        Err(format!(
+            "everybody in the group {} may write it",
+            what.gid()
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// Why a directory that was found could be somebody else's; `None`: it is to be trusted, or is not there.
+pub fn stranger(path: &Path) -> Option<String> {
+    let place = std::fs::symlink_metadata(path).ok()?;
+    if place.file_type().is_symlink() && !ours(place.uid()) {
+        return Some(format!("it is a link of another user ({})", place.uid()));
+    }
+    let what = std::fs::metadata(path).ok()?;
+    trusted(&what, true).and_then(|()| directory_of(path)).err()
 }
 
 /// The first program of this name in `search`, as $PATH lists directories. Only absolute ones count: a program of the
@@ -74,14 +144,28 @@ mod tests {
         ] {
             set(&dir, directory);
             set(&file, mode);
-            assert_eq!(
-                stranger(&file).is_none(),
-                trusted,
-                "{directory:o} {mode:o}: {:?}",
-                stranger(&file)
-            );
+            let told = read(&file, 10);
+            assert_eq!(told.is_ok(), trusted, "{directory:o} {mode:o}: {told:?}");
         }
         assert_eq!(stranger(&dir.join("gone")), None);
+        set(&dir, 0o755);
+        // Our own link to our own file; a pipe; a directory.
+        std::os::unix::fs::symlink("f", dir.join("link")).unwrap();
+        assert_eq!(read(&dir.join("link"), 10), Ok(b"x".to_vec()));
+        std::fs::create_dir(dir.join("d")).unwrap();
+        assert!(matches!(
+            read(&dir.join("d"), 10),
+            Err(Refusal::Stranger(_))
+        ));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(dir.join("link"), Some(1000), None).unwrap();
+            assert!(matches!(
+                read(&dir.join("link"), 10),
+                Err(Refusal::Stranger(_))
+            ));
+            std::os::unix::fs::chown(&file, Some(1000), None).unwrap();
+            assert!(matches!(read(&file, 10), Err(Refusal::Stranger(_))));
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
 }

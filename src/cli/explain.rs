@@ -21,6 +21,9 @@ use crate::say;
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// Checks it for libvirt: what this build's monitor cannot do is no mistake then.
+    #[arg(long)]
+    libvirt: bool,
     /// The scenario.
     scenario: PathBuf,
     #[command(flatten)]
@@ -51,16 +54,29 @@ pub(super) struct ExplainArgs {
 pub(super) fn check(args: &CheckArgs, common: &Common) -> u8 {
     let mut layers = args.keys.layers();
     layers.extend(args.keys.overrides());
-    match compile(
-        Source {
-            file: Some(&args.scenario),
-            layers,
-        },
-        common,
-    ) {
-        Some(_) => 0,
-        None => crate::FAILED,
+    let source = Source {
+        file: Some(&args.scenario),
+        layers,
+    };
+    if common.json {
+        say::silence();
     }
+    if args.libvirt {
+        return checked(super::export::describe(source, common).is_some(), common);
+    }
+    match compile(source, common) {
+        Some(_) => checked(true, common),
+        None => checked(false, common),
+    }
+}
+
+/// The answer of `check`: an exit code, and with `--json` the same with all messages.
+fn checked(good: bool, common: &Common) -> u8 {
+    if common.json {
+        let answer = serde_json::json!({ "ok": good, "messages": say::kept() });
+        say::out(&format!("{answer:#}\n"));
+    }
+    if good { 0 } else { crate::FAILED }
 }
 
 /// The JSON form of `explain`.

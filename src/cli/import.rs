@@ -40,6 +40,7 @@ struct Import {
 pub(super) fn run(args: &ImportArgs, common: &Common) -> u8 {
     let imported = read(&args.file)
         .and_then(|bytes| convert(&args.file, &bytes, common))
+        .map(with_fitting_name)
         .and_then(|import| with_preset(import, args.preset.as_deref()));
     let import = match imported {
         Ok(import) => import,
@@ -64,12 +65,42 @@ pub(super) fn run(args: &ImportArgs, common: &Common) -> u8 {
             "notes": notes,
         });
         say::out(&format!("{told:#}\n"));
-        return 0;
+        return if doubts.list.is_empty() {
+            0
+        } else {
+            crate::FAILED
+        };
     }
     report(&import.notes, common);
     report(&doubts, common);
     say::out(&text);
-    0
+    if doubts.list.is_empty() {
+        return 0;
+    }
+    say::err("the scenario is not usable as it is: correct what `check` refuses in it");
+    crate::FAILED
+}
+
+/// libvirt's names have blanks and letters of all kinds; here a name is a word.
+fn with_fitting_name(mut import: Import) -> Import {
+    let Some(name) = import.scenario.get("name").and_then(Value::as_str) else {
+        return import;
+    };
+    let fit = |c: char| match c {
+        c if c.is_ascii_alphanumeric() || "-_.+:".contains(c) => c,
+        _ => '-',
+    };
+    let fitting: String = name.chars().map(fit).take(64).collect();
+    if fitting != name && !fitting.is_empty() {
+        let message = format!("The name {} becomes {fitting}", shown(name));
+        let d = Diagnostic::warning("W-XML", Span::NONE, message);
+        import
+            .notes
+            .list
+            .push(d.why("A name has 1 to 64 letters, digits, `-`, `_`, `.`, `+`, `:`"));
+        import.scenario["name"] = json!(fitting);
+    }
+    import
 }
 
 /// What the scenario's own language says against what was written: libvirt takes some names that we do not.

@@ -125,6 +125,15 @@ impl Description {
         &self.parsed
     }
 
+    /// The domain before the changes that `xml` asks for.
+    pub(crate) fn domain_without_patches(&self) -> Domain {
+        let mut domain = self.domain.clone();
+        if let Some(map) = domain.0.as_object_mut() {
+            map.remove("xml");
+        }
+        domain
+    }
+
     /// Every value that was written over a recommendation and is not the same.
     pub fn differences(&self) -> Vec<Difference> {
         let mut all = self.parsed.differences();
@@ -200,7 +209,11 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
         Some(resources) if !messages.has_errors() => Ok(Plan {
             images: images
                 .into_iter()
-                .filter(|i| resources.disks.iter().any(|d| d.path == i.path))
+                .filter(|i| {
+                    // The domain's paths are absolute.
+                    let here = facts.directory();
+                    resources.disks.iter().any(|d| here.join(&d.path) == i.path)
+                })
                 .collect(),
             resources,
             run,

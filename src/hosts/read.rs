@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::{Certificate, Host};
 use crate::diag::{Diagnostic, Diagnostics, Severity, Sources, Span, Spanned, quoted, shown};
 use crate::facts::Root;
-use crate::scenario::MAX_BYTES;
 use crate::scenario::suggest::nearest;
 use crate::scenario::value::{self, Base};
 use crate::scenario::yaml::{self, Node, Value};
@@ -20,6 +19,7 @@ const KEYS: [&str; 2] = ["url", "sev-cert"];
 /// The hypervisors of a list, and what there is to say about it besides `notes`.
 pub(super) fn read(
     file: &Path,
+    content: Result<Vec<u8>, String>,
     home: Option<PathBuf>,
     root: &Root,
     notes: Vec<Diagnostic>,
@@ -28,7 +28,7 @@ pub(super) fn read(
     let mut problems = notes;
     let mut list = Vec::new();
     let name = file.display().to_string();
-    match crate::read_text(file, MAX_BYTES + 1).map(|bytes| yaml::decode(&bytes)) {
+    match content.map(|bytes| yaml::decode(&bytes)) {
         Err(why) => {
             let message = format!(
                 "The list of hypervisors {} cannot be read: {why}",

@@ -80,5 +80,31 @@ pub fn export(domain: &Domain) -> Exported {
     }
 }
 
+/// What of a domain's XML protects the guest from its host, as far as a change could take it away: two documents that
+/// protect alike give the same.
+pub(crate) fn protection(text: &str) -> Vec<String> {
+    fn walk(element: &Element, path: &str, out: &mut Vec<String>) {
+        const WHOLE: [&str; 5] = ["launchSecurity", "loader", "nvram", "memtune", "encryption"];
+        let here = format!("{path}/{}", element.name);
+        if WHOLE.contains(&element.name.as_str()) {
+            out.push(format!("{here}: {}", element.write()));
+            return;
+        }
+        if let Some(on) = element.get("iommu") {
+            out.push(format!("{here}: iommu {on}"));
+        }
+        element
+            .children
+            .iter()
+            .for_each(|child| walk(child, &here, out));
+    }
+    let Ok(root) = parse::parse(text) else {
+        return vec!["not a document".to_owned()];
+    };
+    let mut out = vec![format!("type {}", root.get("type").unwrap_or_default())];
+    walk(&root, "", &mut out);
+    out
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ use super::{Around, Cx, ident};
 const IMAGES: &str = "/var/lib/libvirt/images";
 /// The first bytes of a qcow2 image (QEMU docs/interop/qcow2.txt).
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Names that images of other formats have at their ends.
+const OTHER_FORMATS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhdx", "qed"];
 /// What only qcow2 has.
 const ONLY_QCOW2: [&str; 3] = ["cluster_size", "lazy_refcounts", "compression_type"];
 
@@ -84,7 +86,9 @@ impl Cx<'_> {
                 .as_str()
                 .unwrap_or(bus)
                 .to_owned();
-            self.hint_of_content(&here, disk);
+            if is_disk {
+                self.hint_of_content(&here, disk);
+            }
             self.format_options(&here, &format, disk);
             if let Some(path) = disk.get("path").and_then(Value::as_str) {
                 let kind = if self.is_block_device(path) {
@@ -101,6 +105,7 @@ impl Cx<'_> {
                 }
             }
             disk.entry("cache").or_insert("writeback".into());
+            one_cache_word(disk);
             disk.entry("device").or_insert(device.into());
             made.push((bus, here));
         }
@@ -244,7 +249,8 @@ impl Cx<'_> {
         }
     }
 
-    /// A format is never guessed; a file that looks like another one is worth a word.
+    /// A format is never guessed; a disk that nobody called raw and that is not by its name or content is not taken
+    /// for raw either: the guest would write over the other format's tables.
     fn hint_of_content(&mut self, here: &str, disk: &Map<String, Value>) {
         let written = self.parsed.is_written(&format!("{here}.format"));
         let Some(path) = disk
@@ -254,14 +260,23 @@ impl Cx<'_> {
         else {
             return;
         };
-        if self.facts.head(Path::new(path)) == Some(QCOW2_MAGIC) {
-            let d = self.warn(
-                "W-DISK-FORMAT",
+        let head = self.facts.head(Path::new(path));
+        let named = OTHER_FORMATS
+            .iter()
+            .any(|format| path.ends_with(&format!(".{format}")));
+        let looks = match head {
+            Some(head) => head == QCOW2_MAGIC,
+            None => named,
+        };
+        if looks {
+            let why = if head.is_some() { "content" } else { "name" };
+            let d = self.error(
+                "E-DISK-FORMAT",
                 &format!("{here}.path"),
-                "This image looks like qcow2, and nobody said so: the guest gets it as raw",
+                format!("By its {why} this image is not raw, and nobody said what it is"),
             );
-            d.why = Some("A guest can write such a header into a raw image, to make the host open other files".into());
-            d.help = Some("If you made it as qcow2 say `format: qcow2`, else `format: raw`".into());
+            d.why = Some("A guest can write the header of another format into a raw image, to make the host open other files; so it is never guessed".into());
+            d.help = Some("Say `format: qcow2` if you made it so, else `format: raw`".into());
         }
     }
 
@@ -333,6 +348,30 @@ impl Cx<'_> {
             taken.insert(free.clone(), here.clone());
             disk.insert("target".into(), free.into());
         }
+    }
+}
+
+/// QEMU's cache modes say in one word what `cache`, `direct_io` and `sync` say here (QEMU, qemu-img(1), -t).
+fn one_cache_word(disk: &mut Map<String, Value>) {
+    let direct = disk.remove("direct_io").and_then(|v| v.as_bool());
+    let sync = disk.get("sync").and_then(Value::as_str).map(str::to_owned);
+    let word = disk
+        .get("cache")
+        .and_then(Value::as_str)
+        .unwrap_or("writeback")
+        .to_owned();
+    let word = match (sync.as_deref(), direct, word.as_str()) {
+        (Some("none"), ..) => "unsafe",
+        (_, Some(true), "writeback") => "none",
+        (_, Some(true), "writethrough") => "directsync",
+        (_, Some(false), "none") => "writeback",
+        (_, Some(false), "directsync") => "writethrough",
+        (Some("full"), _, "unsafe") => "writeback",
+        (_, _, word) => word,
+    };
+    disk.insert("cache".into(), word.into());
+    if sync.as_deref() != Some("relaxed") {
+        disk.remove("sync");
     }
 }
 

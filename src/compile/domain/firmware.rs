@@ -110,9 +110,29 @@ impl Cx<'_> {
                 return;
             }
             "bios" => {
+                for key in [
+                    "secure",
+                    "stateless",
+                    "nvram",
+                    "nvram_template",
+                    "features",
+                    "device",
+                    "format",
+                ] {
+                    let path = format!("firmware.{key}");
+                    if self.get(&path).is_some() && !self.is_advice(&path) {
+                        self.conflict(
+                            &path,
+                            "firmware.type",
+                            format!("SeaBIOS has no `{key}`"),
+                            "Say `firmware: {type: efi, …}`, or leave it out",
+                        );
+                    }
+                }
                 self.root.insert("firmware".into(), json!({"type": "bios"}));
                 return;
             }
+            _ if self.firmware_conflicts(encrypted) => return,
             _ if path => return self.named_firmware(encrypted, directory.as_deref()),
             _ => {}
         }
@@ -125,7 +145,8 @@ impl Cx<'_> {
         }
         self.map("firmware").remove("type");
         self.map("firmware").remove("features");
-        self.default("firmware", "device", "flash");
+        let snp = self.text("security.type") == Some("sev-snp");
+        self.default("firmware", "device", if snp { "rom" } else { "flash" });
         self.only_measured_variables(encrypted);
         self.smm();
     }
@@ -160,9 +181,11 @@ impl Cx<'_> {
     }
 
     /// Firmware that protects its variables needs System Management Mode.
-    /// Firmware that was named for an encrypted machine can be wrong in ways that nobody notices.
-    fn check_named(&mut self, directory: Option<&str>) {
-        if self.flag("firmware.secure") {
+    /// What no firmware can be at the same time. Whether there was something.
+    fn firmware_conflicts(&mut self, encrypted: bool) -> bool {
+        let before = self.problems.len();
+        let secure = self.flag("firmware.secure");
+        if encrypted && secure {
             self.conflict(
                 "firmware.secure",
                 "security.type",
@@ -170,6 +193,44 @@ impl Cx<'_> {
                 "Leave `firmware.secure` out",
             );
         }
+        if secure && !self.is_q35() {
+            self.conflict(
+                "firmware.secure",
+                "machine",
+                "Secure boot needs a q35 machine",
+                "Say `machine: q35`",
+            );
+        }
+        if self.flag("firmware.stateless") && self.text("firmware.nvram").is_some() {
+            self.conflict(
+                "firmware.nvram",
+                "firmware.stateless",
+                "Stateless firmware has no variable store",
+                "Keep one of the two",
+            );
+        }
+        let snp = self.text("security.type") == Some("sev-snp");
+        if snp && self.text("firmware.device") == Some("flash") {
+            self.conflict(
+                "firmware.device",
+                "security.type",
+                "SEV-SNP has no flash: its firmware is memory",
+                "Say `device: rom`",
+            );
+        }
+        if self.text("firmware.path").is_some() && self.get("firmware.features").is_some() {
+            self.conflict(
+                "firmware.features",
+                "firmware.path",
+                "Features select firmware, and this one was named",
+                "Keep one of the two",
+            );
+        }
+        self.problems.len() > before
+    }
+
+    /// Firmware that was named for an encrypted machine can be wrong in ways that nobody notices.
+    fn check_named(&mut self, directory: Option<&str>) {
         let wanted = self.encryption_feature();
         let path = self.text("firmware.path").unwrap_or_default().to_owned();
         let catalogue = Catalogue::read(self.facts, directory.map(Path::new));
@@ -226,8 +287,13 @@ impl Cx<'_> {
         if encrypted {
             features.push(self.encryption_feature());
             forbid.push(Feature::RequiresSmm);
-        } else if self.get("features.smm") == Some(&Value::Bool(false)) {
+        } else if self.get("features.smm") == Some(&Value::Bool(false))
+            || self.get("firmware.secure") == Some(&Value::Bool(false))
+        {
             forbid.push(Feature::RequiresSmm);
+        }
+        if self.flag("firmware.secure") && !features.contains(&Feature::SecureBoot) {
+            features.push(Feature::SecureBoot);
         }
         let wanted_secure = features.contains(&Feature::SecureBoot);
         let wanted = Wanted {
@@ -246,6 +312,7 @@ impl Cx<'_> {
         };
         let mut catalogue = Catalogue::read(self.facts, directory.map(Path::new));
         self.problems.extend(catalogue.warnings());
+        let none_here = catalogue.descriptors.is_empty();
         if let Some(format) = self.text("firmware.format") {
             catalogue
                 .descriptors
@@ -281,7 +348,7 @@ impl Cx<'_> {
                 self.smm();
             }
             // An export from a host without firmware leaves the choice to libvirt, where libvirt can make it.
-            Err(_) if !encrypted && directory.is_none() && catalogue.descriptors.is_empty() => {
+            Err(_) if !encrypted && directory.is_none() && none_here => {
                 let known = |f: &&str| matches!(*f, "secure-boot" | "enrolled-keys");
                 let lost: Vec<String> = self
                     .texts("firmware.features")

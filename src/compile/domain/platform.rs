@@ -316,6 +316,35 @@ impl Cx<'_> {
             (_, None) if host.is_some_and(|h| h.es) => SEV_POLICY | SEV_ES,
             (_, None) => SEV_POLICY,
         };
+        if self.text("type") == Some("qemu") {
+            self.conflict(
+                "type",
+                "security.type",
+                "An emulated machine cannot encrypt its memory",
+                "Say `type: kvm`",
+            );
+        }
+        if self
+            .get("events.on_crash")
+            .and_then(Value::as_str)
+            .is_some_and(|w| w.starts_with("coredump"))
+        {
+            self.warn(
+                "W-SEV-CORE",
+                "events.on_crash",
+                "A core of an encrypted machine is of no use, and says what is not encrypted",
+            )
+            .help = Some("Say `on_crash: destroy`".into());
+        }
+        let tree = crate::scenario::json::of(&self.parsed.tree);
+        if tree.pointer("/host/ksm") == Some(&Value::Bool(true)) {
+            let d = self.warn(
+                "W-SEV-KSM",
+                "host.ksm",
+                "Merged pages tell one guest what another has in memory",
+            );
+            d.help = Some("Say `host: {ksm: false}`".into());
+        }
         let weak = match kind.as_str() {
             "sev-snp" if policy & SNP_DEBUG != 0 => {
                 Some("the host may decrypt its memory (bit 19, DEBUG)")

@@ -292,10 +292,21 @@ fn other_files_are_told_apart() {
     assert_eq!(told["scenario"]["memory"]["size"], json!(2u64 << 30));
     assert_eq!(told["scenario"]["cpu"]["count"], 3);
     assert_eq!(told["scenario"]["preset"], "securevm");
-    // The second is about the scenario: libvirt takes names that we do not.
-    assert_eq!(codes(&told["notes"]), [("W-XML", 1), ("E-VALUE", 2)]);
-    assert_eq!(told["notes"][1]["severity"], "warning");
-    assert_eq!(told["notes"][1]["place"]["file"], "the scenario");
+    assert_eq!(told["scenario"]["name"], "a-b");
+    let codes: Vec<_> = told["notes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| &n["code"])
+        .collect();
+    assert_eq!(codes, ["W-XML", "W-XML"], "the element and the name");
+    // What the language refuses is printed, and is no success.
+    let xml = xml.replace("<vcpu>3", "<vcpu>0").replace("a&amp;b", "a");
+    dir.write("zero.xml", xml);
+    let output = answer(&dir, &["import", "zero.xml"]);
+    let refused = answer(&dir, &["check", "--libvirt", "zero.xml"]);
+    expect_code(&refused, 125);
+    assert!(!output.stdout.is_empty());
     dir.write("latin.xml", b"<domain><name>\xe9</name></domain>");
     let output = answer(&dir, &["import", "latin.xml"]);
     expect_code(&output, 125);

@@ -402,17 +402,21 @@ impl Cx<'_> {
             );
             d.help = Some("Say `cpu: {mode: host-passthrough}`: family, model and stepping are then those of the host".into());
         }
-        let again = policy & SEV_ES != 0 && self.text("events.on_reboot") == Some("restart");
-        if again && self.yields("events.on_reboot", "security.type") {
-            self.map("events")
-                .insert("on_reboot".into(), "destroy".into());
-        } else if again {
-            self.conflict(
-                "events.on_reboot",
-                "security.type",
-                "A machine with encrypted registers cannot be reset, only started anew",
-                "Say `on_reboot: destroy`",
-            );
+        // libvirt starts again by a reset, whatever the reason.
+        for event in ["on_poweroff", "on_reboot", "on_crash"] {
+            let path = format!("events.{event}");
+            let again = policy & SEV_ES != 0 && self.text(&path) == Some("restart");
+            let asked = self.parsed.is_written(&path) && !self.yields(&path, "security.type");
+            if again && !asked {
+                self.map("events").insert(event.into(), "destroy".into());
+            } else if again {
+                self.conflict(
+                    &path,
+                    "security.type",
+                    "A machine with encrypted registers cannot be reset, only started anew",
+                    format!("Say `{event}: destroy`"),
+                );
+            }
         }
     }
 

@@ -331,6 +331,8 @@ fn protection() {
         ("security: sev\ncpu: {model: EPYC, mode: custom}\n", "W-SEV-CPU", "custom", "", "security: sev\ncpu: {mode: host-passthrough}\n"),
         ("security: {type: sev-es}\non_reboot: restart\n", "E-CONFLICT", "restart", "sev-es", "security: sev\non_reboot: restart\n"),
         ("security: sev\ndisk: {path: a.img, bus: virtio}\n", "W-SEV-BOOT", "virtio", "", "security: sev\ndisk: {path: a.img, bus: scsi}\n"),
+        ("security: {type: sev-es}\non_crash: restart\n", "E-CONFLICT", "restart", "sev-es", "security: sev\non_crash: restart\n"),
+        ("security: {type: sev-es}\non_poweroff: restart\n", "E-CONFLICT", "restart", "sev-es", "preset: computation\nvideo: vga\nsecurity: sev-es\n"),
         ("security: sev-snp\n", "W-LIBVIRT", "sev-snp", "", "security: sev-es\n"),
         ("security: sev\nvideo: virtio\n", "E-CONFLICT", "virtio", "sev", "security: sev\nvideo: vga\n"),
         ("security: sev\nmachine: pc\ndisk: a.img\n", "W-SEV-MACHINE", "pc", "", "security: sev\nmachine: q35\ndisk: a.img\n"),

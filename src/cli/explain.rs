@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vsc::compile::{DevicePair, RunPlan, answers, device_pairs};
+use vsc::compile::{DevicePair, RunPlan, answers, domain_devices, machine_pairs};
 use vsc::diag::{Diagnostics, Origin, shown};
 use vsc::facts::{Root, Variables};
 use vsc::scenario::explain::{self, Article, Said};
@@ -303,46 +303,56 @@ fn sayings(answer: &PresetAnswer) -> String {
 fn machine(args: &ExplainArgs, common: &Common) -> u8 {
     let mut layers = args.keys.layers();
     layers.extend(args.keys.overrides());
-    let Some(mut plan) = compile(
-        Source {
-            file: args.what.as_deref(),
-            layers,
-        },
-        common,
-    ) else {
+    let file = args.what.as_deref();
+    let Some(description) = super::export::describe(Source { file, layers }, common) else {
         return crate::FAILED;
     };
-    let devices = device_pairs(&plan);
-    if let Payload::Kernel(kernel) = &mut plan.resources.payload {
-        // Built initrds are not part of the description.
-        kernel
-            .initrd
-            .retain(|part| matches!(part, InitrdPart::File(_)));
-    }
+    let domain = &description.domain;
+    // Where the monitor cannot run it, the devices are those that libvirt makes.
+    let rows: Vec<[String; 3]> = match &description.monitor {
+        Ok((resources, _)) => {
+            let pairs = machine_pairs(resources).into_iter();
+            pairs.map(|d| [d.guest, d.host, d.id]).collect()
+        }
+        Err(_) => {
+            let pairs = domain_devices(domain).into_iter();
+            pairs.map(|d| [d.guest, d.host, d.key]).collect()
+        }
+    };
     if common.json {
-        let explained = Explained {
-            resources: &plan.resources,
-            run: &plan.run,
-            devices: &devices,
+        return match &description.monitor {
+            Ok((resources, run)) => {
+                let mut resources = resources.clone();
+                if let Payload::Kernel(kernel) = &mut resources.payload {
+                    // Built initrds are not part of the description.
+                    kernel
+                        .initrd
+                        .retain(|part| matches!(part, InitrdPart::File(_)));
+                }
+                json(&Explained {
+                    resources: &resources,
+                    run,
+                    devices: &machine_pairs(&resources),
+                })
+            }
+            Err(messages) => json(&serde_json::json!({
+                "domain": domain,
+                "devices": domain_devices(domain),
+                "monitor": messages.records(),
+            })),
         };
-        say::out(&(serde_json::to_string_pretty(&explained).unwrap_or_default() + "\n"));
-        return 0;
     }
     let mut text = String::new();
     if !args.devices {
-        let width = plan
-            .settings()
-            .iter()
-            .map(|s| s.key.len())
-            .max()
-            .unwrap_or(0);
-        for setting in plan.settings() {
+        let settings = description.settings();
+        let width = settings.iter().map(|s| s.key.len()).max().unwrap_or(0);
+        for setting in &settings {
             text += &format!(
                 "{:width$}  {}  ({})\n",
                 setting.key, setting.value, setting.origin
             );
         }
-        let rows = answers(&plan.settings(), &plan.domain).into_iter();
+        let rows = answers(&settings, domain).into_iter();
         let rows: Vec<_> = rows
             .map(|a| vec![a.key, a.value, format!("({})", a.origin)])
             .collect();
@@ -351,21 +361,19 @@ fn machine(args: &ExplainArgs, common: &Common) -> u8 {
             table(&[], &rows)
         );
     }
-    let width = devices
-        .iter()
-        .map(|d| d.guest.len())
-        .max()
-        .unwrap_or(0)
-        .max("GUEST".len());
-    let host = devices
-        .iter()
-        .map(|d| d.host.len())
-        .max()
-        .unwrap_or(0)
-        .max("HOST".len());
-    text += &format!("{:width$}  {:host$}  ID\n", "GUEST", "HOST");
-    for d in &devices {
-        text += &format!("{:width$}  {:host$}  {}\n", d.guest, d.host, d.id);
+    let name = if description.monitor.is_ok() {
+        "ID"
+    } else {
+        "KEY"
+    };
+    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+    text += &table(&["GUEST", "HOST", name], &rows);
+    if let Err(messages) = &description.monitor {
+        let codes: Vec<&str> = messages.list.iter().map(|d| d.code).collect();
+        text += &format!(
+            "\nThe monitor of this build cannot run it ({}): see `plan`\n",
+            codes.join(", ")
+        );
     }
     say::out(&text);
     0

@@ -309,7 +309,12 @@ impl<'a> Answer<'a> {
             ]
         };
         let rows: Vec<_> = self.differences.iter().map(row).collect();
-        table(&["KEY", "RECOMMENDED", "CURRENT", "ORIGIN"], &rows)
+        // Without a preset nobody recommends anything.
+        let recommended = match self.presets.is_empty() {
+            true => "DEFAULT",
+            false => "RECOMMENDED",
+        };
+        table(&["KEY", recommended, "CURRENT", "ORIGIN"], &rows)
     }
 
     fn pairs(&self) -> String {

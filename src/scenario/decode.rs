@@ -288,6 +288,8 @@ impl Decoder<'_> {
                         .iter()
                         .filter_map(|item| self.member(key, keys, item, &path))
                         .collect(),
+                    // `nets: none`, where none is not one of their words.
+                    _ if scalar(node) == Some("none") && !has_none(key) => Vec::new(),
                     _ => vec![self.member(key, keys, node, &path)?],
                 };
                 if members.len() > *max {
@@ -529,6 +531,17 @@ fn scalar(node: &Node) -> Option<&str> {
         Value::Null if node.span.len() > 0 => Some("null"),
         _ => None,
     }
+}
+
+/// Whether a bare `none` is a member of a list, such as `video: none`.
+fn has_none(key: &'static Key) -> bool {
+    let Kind::List { keys, scalar, .. } = key.kind else {
+        return false;
+    };
+    keys::find(keys, scalar).is_some_and(|k| match k.kind {
+        Kind::Word(words) => words.iter().any(|w| w.name == "none"),
+        _ => false,
+    })
 }
 
 /// Where else in the table a word is a key.

@@ -87,14 +87,17 @@ pub(super) fn converse(session: Session) -> u8 {
                 say::err(&format!("the history is not kept: {e}"));
             }
         }
-        let outcome = session.borrow_mut().execute(&line);
-        drop(say::kept());
-        match outcome {
-            Outcome::Quit => return 0,
-            Outcome::Code(code) if code != 0 => {
-                session.borrow().note(&format!("exit code {code}"));
+        // Lines that were pasted come as one.
+        for line in line.split(['\n', '\r']) {
+            let outcome = session.borrow_mut().execute(line);
+            drop(say::kept());
+            match outcome {
+                Outcome::Quit => return 0,
+                Outcome::Code(code) if code != 0 => {
+                    session.borrow().note(&format!("exit code {code}"));
+                }
+                Outcome::Code(_) | Outcome::Answer(_) | Outcome::Done | Outcome::Failed => {}
             }
-            Outcome::Code(_) | Outcome::Answer(_) | Outcome::Done | Outcome::Failed => {}
         }
     }
 }

@@ -187,14 +187,10 @@ fn variant_formats_of_images_are_said_and_not_guessed() {
     lab.write("work/s.yaml", "disks: [{path: a.img}]\n");
     let said = text(&lab.run(&["check", "s.yaml"]).stderr);
     assert!(
-        said.contains("warning[W-DISK-FORMAT]") && said.contains("s.yaml:1:16"),
+        said.contains("error[E-DISK-FORMAT]") && said.contains("s.yaml:1:16"),
         "{said}"
     );
-    let domain = tree(&lab.export(&["s.yaml"]));
-    assert_eq!(
-        attribute(&domain, "devices/disk/driver", "type"),
-        Some("raw")
-    );
+    expect_code(&lab.run(&["--export-xml", "s.yaml"]), 125);
     for format in ["raw", "qcow2"] {
         let option = format!("disks.0.format={format}");
         let domain = tree(&lab.export(&["s.yaml", "-o", &option]));

@@ -310,7 +310,7 @@ fn every_key_changes_something_or_is_refused() {
     assert_eq!(idle, Vec::<String>::new());
 }
 
-/// The domains that the language can make, each key once, and the presets.
+/// The domains that the language can make: each key once, the presets, and mixtures.
 fn domains() -> Vec<(String, Domain)> {
     let mut out = Vec::new();
     for preset in presets::PRESETS {
@@ -337,6 +337,52 @@ fn domains() -> Vec<(String, Domain)> {
             if let Ok(d) = describe("", &flags) {
                 out.push((flags.join(" "), d.domain));
             }
+        }
+    }
+    out.extend(mixtures(400));
+    out
+}
+
+/// Three keys at once, over a preset or alone: always the same ones.
+fn mixtures(number: usize) -> Vec<(String, Domain)> {
+    let mut all = Vec::new();
+    leaves(KEYS, "", &mut all);
+    // Where descriptors are is not in the domain, and decides what may be.
+    all.retain(|(path, _)| path != "firmware.descriptors" && !path.starts_with("xml."));
+    let mut state = 1u64;
+    let mut below = |n: usize| {
+        // Knuth's linear congruential generator (MMIX).
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut out = Vec::new();
+    while out.len() < number {
+        let mut flags = Vec::new();
+        for _ in 0..3 {
+            let (path, key) = &all[below(all.len())];
+            let values = values(key);
+            let value = &values[below(values.len())];
+            flags.extend(
+                around(path)
+                    .into_iter()
+                    .filter(|f| !f.contains("descriptors")),
+            );
+            flags.push(format!("{path}={value}"));
+        }
+        let text = match below(10) {
+            n if n < presets::PRESETS.len() => format!("preset: {}\n", presets::PRESETS[n].name),
+            _ => String::new(),
+        };
+        let option = |f: &String| {
+            ["store", "hosts", "on", "preset", "feature"]
+                .iter()
+                .any(|k| f.starts_with(&format!("{k}=")))
+        };
+        flags.retain(|f| !option(f));
+        if let Ok(d) = describe(&text, &flags) {
+            out.push((format!("{text:?} {}", flags.join(" ")), d.domain));
         }
     }
     out

@@ -246,6 +246,14 @@ pub(super) fn make(mut spec: ImageSpec, common: &Common) -> Result<Created, u8> 
                 say::err(note);
             }
             created.notes = notes;
+            if !common.quiet && !common.json {
+                let path = vsc::diag::shown(&created.path.to_string_lossy());
+                say::err(&format!(
+                    "made {path}: {}, {}",
+                    created.format.word(),
+                    bar::amount(created.size)
+                ));
+            }
             Ok(created)
         }
         Err(e) => {

@@ -36,7 +36,7 @@ pub enum StoreError {
         store: PathBuf,
     },
     /// Somebody runs it.
-    #[error("{name} is already running{}", pid.map(|pid| format!(", pid {pid}")).unwrap_or_default())]
+    #[error("{name} is already running{}; vsc-run stop {name} ends it", pid.map(|pid| format!(", pid {pid}")).unwrap_or_default())]
     Running {
         /// The VM.
         name: String,

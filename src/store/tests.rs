@@ -201,7 +201,7 @@ fn one_of_many_starts_has_it() {
     ] {
         assert_eq!(
             refused.to_string(),
-            format!("a is already running, pid {pid}")
+            format!("a is already running, pid {pid}; vsc-run stop a ends it")
         );
     }
 }

@@ -67,9 +67,9 @@ fn table(rows: &[Row]) -> String {
         let uptime = row.uptime_seconds.map_or_else(|| "-".into(), clock);
         text += &format!(
             "{:names$}  {:states$}  {:hosts$}  {pid:>8}  {uptime:>10}\n",
-            row.name.escape_debug(),
+            row.name.escape_debug().to_string(),
             row.state,
-            host(row).escape_debug(),
+            host(row).escape_debug().to_string(),
         );
     }
     text

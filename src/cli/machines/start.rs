@@ -29,6 +29,10 @@ use crate::run::result::Summary;
 use crate::run::signals::Parent;
 use crate::say;
 
+/// How long the guest of a saved VM may take to end when it is asked to, where its scenario does not say: services
+/// stop, file systems are written. A run at the terminal has the shorter default, since somebody waits for it.
+const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Arguments of `start`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StartArgs {
@@ -168,6 +172,14 @@ fn run(
         started,
         ready,
     };
+    let mut plan = plan;
+    let said = plan
+        .settings()
+        .iter()
+        .any(|s| s.key == "limits.stop_grace" && s.origin != vsc::diag::Origin::Default);
+    if !said {
+        plan.resources.limits.stop_grace = STOP_GRACE;
+    }
     let mut summary = launch.run(plan, common, parent);
     state.ended = Some(ended(&summary));
     write_end(&held, &state, &mut summary);

@@ -7,9 +7,9 @@
 
 mod read;
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -311,26 +311,8 @@ fn keep(state: &Path, name: &str) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    let temporary = directory.join(format!(".host.{}", std::process::id()));
-    // Of a process of this number that was killed.
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    let written = file
-        .write_all(format!("{name}\n").as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, state));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    let name_of = state.file_name().and_then(|n| n.to_str()).unwrap_or("host");
+    crate::store::write_file(directory, name_of, &format!("{name}\n"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod files;
 mod process;
 mod state;
 
+pub(crate) use files::write as write_file;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};

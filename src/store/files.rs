@@ -41,7 +41,7 @@ pub(super) fn trusted(directory: &File) -> io::Result<Result<(), String>> {
 
 /// Puts a file with mode 0600 into a directory, in one step; an old one is there until the new one is complete. The
 /// directory is synced by whoever has written all.
-pub(super) fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+pub(crate) fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     let temporary = directory.join(format!(".vsc-new={name}"));
     match fs::remove_file(&temporary) {
         // Of a writer that was killed: only one writes here at a time.

@@ -65,6 +65,22 @@ pub fn import(name: &str, text: &str) -> Result<Imported, Diagnostics> {
             d.help("`virsh dumpxml --inactive NAME` writes the XML of a domain"),
         );
     }
+    if let Some(protection) = root.child("launchSecurity")
+        && !matches!(protection.get("type"), Some("sev" | "sev-snp"))
+    {
+        let span = Span::new(source, protection.place.start, protection.place.end);
+        let kind = protection.get("type").unwrap_or("of no type");
+        let d = Diagnostic::error(
+            "E-XML",
+            span,
+            format!("This machine is protected by {kind}, which scenarios cannot say"),
+        );
+        return fail(
+            sources,
+            d.why("Without it the scenario would be a machine that nobody protects")
+                .help("Take <launchSecurity> out of the document if that is meant"),
+        );
+    }
     let mut import = Import {
         out: Value::Object(Map::new()),
         terminal: false,

@@ -346,3 +346,13 @@ fn absence_that_changes_the_guest_is_said_aloud() {
     let arm = read("<os><type arch='aarch64' machine='virt'>hvm</type></os>").scenario;
     assert!(arm["features"].get("apic").is_none() && arm["cpu"].get("model").is_none());
 }
+
+#[test]
+fn a_protection_that_cannot_be_said_is_no_scenario() {
+    for kind in [" type='tdx'", " type='s390-pv'", ""] {
+        let text = format!("<domain><name>a</name><launchSecurity{kind}/></domain>");
+        let messages = import("a.xml", &text).unwrap_err();
+        assert_eq!(messages.list[0].code, "E-XML", "{kind}");
+        assert!(messages.to_string().contains("a.xml:1:23"), "{messages}");
+    }
+}

@@ -61,7 +61,8 @@ impl Gate<'_> {
                 let text = "Memory encryption is not in this build's monitor yet, and without it this machine would not be what it is for";
                 let span = entry.get("type").map_or(entry.span, |t| t.span);
                 let d = Diagnostic::error("E-LATER", span, text);
-                self.problems.push(d.help("--export-xml has it; --on HOST runs that with libvirt; `security: none` gives it up"));
+                self.problems
+                    .push(d.help("--export-xml has it, for virsh; `security: none` gives it up"));
                 continue;
             }
             match &entry.body {
@@ -197,6 +198,11 @@ fn switched_off(entry: &Entry) -> bool {
     };
     matches!(leaf, Leaf::Word("none") | Leaf::Bool(false))
         && !matches!(entry.key.name, "disks" | "firmware")
+}
+
+/// Whether the machine's memory is to be encrypted, which has its own message here.
+pub(super) fn is_encrypted(parsed: &Parsed) -> bool {
+    parsed.tree.get("security").is_some_and(security)
 }
 
 fn security(entry: &Entry) -> bool {

@@ -473,6 +473,8 @@ fn build(
     let payload = kernel::compile(kernel, guest_parameters, &around, facts, problems);
     if let (Some(Payload::Builtin { .. }), None, [preset, ..]) =
         (&payload, guest_parameters, parsed.presets.as_slice())
+        // Nothing would make the monitor start such a one.
+        && !here::is_encrypted(parsed)
     {
         let d = Diagnostic::error(
             "E-BOOT",

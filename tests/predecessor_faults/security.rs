@@ -214,6 +214,8 @@ fn security_4_a_secure_machine_is_secure_or_is_not() {
         );
         assert_eq!(refusal.place.as_ref().unwrap().text.marked, place);
     }
+    let said = lab.refused(&["securevm"]);
+    assert!(said.contains("error[E-LATER]: Memory encryption"), "{said}");
     let output = lab.run(&["securevm", "--kernel", "/fw/CODE.fd"]);
     expect_code(&output, 125);
     assert!(text(&output.stderr).contains("E-LATER"), "{output:?}");

@@ -390,6 +390,55 @@ fn security_7_the_hypervisor_that_was_selected_is_asked() {
     );
 }
 
+/// Row 7, the rest, and row 2: the secret of an image goes to the hypervisor that gets the machine, unseen.
+#[test]
+fn security_7_a_secret_goes_where_its_machine_goes() {
+    let lab = Lab::new("secrets");
+    lab.write(
+        "work/virthosts.yaml",
+        "one:\n  url: test:///one\ntwo:\n  url: test:///two\n",
+    );
+    lab.write("work/d.qcow2", "an image");
+    lab.write("work/key", "Correct-Horse-9713");
+    fs::set_permissions(
+        lab.path("work/key"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    let scenario = "memory: 128M\nfirmware: bios\ntype: qemu\n\
+                    disks: [{path: d.qcow2, format: qcow2, encryption: luks, secret_file: key}]\n";
+    lab.write("work/a.yaml", scenario);
+    let here = lab.path("");
+    let script = format!(
+        "#!/bin/sh\ncd {}\necho \"$*\" >>words\ncase $3 in secret-define) cat >secret.xml;; secret-set-value) cat >given;; define) cat >domain.xml;; esac\n",
+        here.display()
+    );
+    let bin = program(&lab, "virsh", &script);
+    let mut command = lab.vsc(&["a.yaml", "--on", "two", "--detach"]);
+    let output = run(command.env("PATH", before_path(&bin)));
+    expect_code(&output, 0);
+    let words = fs::read_to_string(lab.path("words")).unwrap();
+    assert!(
+        words.lines().all(|l| l.starts_with("-c test:///two ")),
+        "{words}"
+    );
+    assert_eq!(
+        fs::read_to_string(lab.path("given")).unwrap(),
+        "Correct-Horse-9713"
+    );
+    for told in [words, text(&output.stdout), text(&output.stderr)] {
+        assert!(!told.contains("Correct-Horse"), "{told}");
+    }
+    let secret = tree(&fs::read_to_string(lab.path("secret.xml")).unwrap());
+    let domain = tree(&fs::read_to_string(lab.path("domain.xml")).unwrap());
+    let wanted = attribute(&domain, "devices/disk/source/encryption/secret", "uuid").unwrap();
+    assert_eq!(secret.child("uuid").map(|u| u.text.as_str()), Some(wanted));
+    assert_eq!(
+        (secret.get("ephemeral"), secret.get("private")),
+        (Some("no"), Some("yes"))
+    );
+}
+
 /// Not numbered: virtio devices of an encrypted machine without iommu, qxl and e1000 hard-coded, a variable store.
 #[test]
 fn security_8_devices_of_an_encrypted_machine_are_those_that_work() {

@@ -84,6 +84,7 @@ impl Cx<'_> {
                 );
                 d.help = Some("qemu-img convert -O qcow2".into());
             }
+            self.transient_rules(index, disk);
             if disk.get("transient") == Some(&Value::Bool(true))
                 && disk.get("shareable") == Some(&Value::Bool(true))
             {
@@ -94,6 +95,39 @@ impl Cx<'_> {
                     "Keep one of the two",
                 );
             }
+        }
+    }
+
+    /// libvirt throws away what is written to files, where something can be written.
+    fn transient_rules(&mut self, index: usize, disk: &Value) {
+        if disk.get("transient") != Some(&Value::Bool(true)) {
+            return;
+        }
+        let path = |key: &str| format!("disks[{index}].{key}");
+        let (transient, read_only) = (path("transient"), path("read_only"));
+        if disk.get("read_only") == Some(&Value::Bool(true)) {
+            if self.yields(&transient, &read_only) {
+                self.set_disk(index, "transient", None);
+            } else {
+                self.conflict(
+                    &transient,
+                    &read_only,
+                    "Of a disk that is not written nothing is thrown away",
+                    "Keep one of the two",
+                );
+            }
+        } else if disk.get("type").and_then(Value::as_str) == Some("block") {
+            let kind = match self.parsed.is_written(&path("type")) {
+                true => path("type"),
+                false => path("path"),
+            };
+            // A recommendation too: without it the guest would write to the device.
+            self.conflict(
+                &kind,
+                &transient,
+                "What is written to a block device cannot be thrown away",
+                "Say `transient: false`, or name an image",
+            );
         }
     }
 

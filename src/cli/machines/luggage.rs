@@ -53,7 +53,7 @@ pub(in crate::cli) enum LuggageError {
     Virsh(#[from] VirshError),
 }
 
-/// Whether a libvirt URI (https://libvirt.org/uri.html) is of this host: it names none.
+/// Whether a libvirt URI (<https://libvirt.org/uri.html>) is of this host: it names none.
 fn is_here(url: &str) -> bool {
     let authority = url
         .split_once("://")

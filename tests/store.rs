@@ -355,7 +355,7 @@ fn a_monitor_that_does_not_answer_is_waited_for_only_so_long() {
     kill(pid, libc::SIGSTOP);
     let refused = home.expect(&["stop", "a", "--timeout", "200ms"], 125);
     assert!(
-        refused.contains("still running after 0.2 s; --force ends it"),
+        refused.contains("has not ended in 0.2 s; it was asked to, and --force ends it"),
         "{refused}"
     );
     home.expect(&["stop", "a", "--force"], 0);

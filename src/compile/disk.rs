@@ -91,7 +91,8 @@ pub(super) fn compile(
             ));
         }
         let to_make = size.is_some_and(|s| s.value > 0);
-        if !(to_make && facts.file(&path.value) == Err(FileError::Missing)) {
+        let is_disk = device.is_none_or(|d| d.value == "disk");
+        if is_disk && !(to_make && facts.file(&path.value) == Err(FileError::Missing)) {
             check_image(&path.value, path.span, locked, block, facts, problems);
         }
         out.push(BlkSpec {

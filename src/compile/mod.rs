@@ -463,8 +463,10 @@ fn build(
     let around = kernel::Around {
         command: command.is_some(),
         root,
+        // The disk that a preset implies is not there in this build's monitor.
         first_disk: disks
-            .first()
+            .iter()
+            .find(|d| d.value.path.is_some() && d.value.device.is_none_or(|d| d.value == "disk"))
             .map(|d| !d.value.read_only.is_some_and(|r| r.value)),
         memory: ram,
         consoles: streams.there,

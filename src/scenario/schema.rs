@@ -143,7 +143,18 @@ fn object(keys: &'static [Key], path: &str) -> Value {
     let mut properties = Map::new();
     for key in keys {
         for name in [key.name].iter().chain(key.aliases) {
-            properties.insert((*name).to_owned(), reference(&path_of(path, key.name)));
+            let mut value = reference(&path_of(path, key.name));
+            // Editors offer one spelling of each key, and take the others.
+            if *name != key.name
+                && let Value::Object(map) = &mut value
+            {
+                map.insert("deprecated".into(), true.into());
+                map.insert(
+                    "description".into(),
+                    format!("Another spelling of {}.", key.name).into(),
+                );
+            }
+            properties.insert((*name).to_owned(), value);
         }
     }
     json!({ "type": "object", "properties": properties, "additionalProperties": false })

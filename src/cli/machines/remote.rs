@@ -204,6 +204,16 @@ pub(in crate::cli) fn hand_over(
     let ending = passenger.travel(remote, common)?;
     if ending.is_none() {
         started(name, remote, common);
+        say::err(&format!(
+            "virsh -c {} shutdown {name} ends it; what is saved (--save, start --on) is ended by vsc-run stop",
+            remote.url
+        ));
+    } else if !overwrite {
+        // It was defined for this run only. Who hung up left it running.
+        let virsh = Virsh::new(remote.url.as_str());
+        if virsh.state(name)?.is_some_and(|state| !is_active(&state)) {
+            virsh.undefine(name)?;
+        }
     }
     Ok(ending)
 }
@@ -347,6 +357,12 @@ impl Watch<'_> {
                 say::err(&format!("{} cannot be told to end: {message}", self.name));
             }
             Err(e @ VirshError::TimedOut { .. }) => say::err(&e.to_string()),
+            Ok(_) if order == "shutdown" && !self.quiet => {
+                say::err(&format!(
+                    "asked {} to shut down; a second time destroys it",
+                    self.name
+                ));
+            }
             Err(VirshError::Refused { .. }) | Ok(_) => {}
             Err(e) => return Err(e.into()),
         }

@@ -143,6 +143,10 @@ fn run(
         return Ok(errors());
     };
     let Some(mut plan) = compile_parsed(parsed, common) else {
+        say::err(&format!(
+            "a machine that libvirt is to run: vsc-run start {} --on HOST",
+            args.name
+        ));
         return Ok(errors());
     };
     let mut state = held.entry.state.clone();

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use vsc::libvirt::{Virsh, is_active};
+
+use crate::say;
 use vsc::store::{Ended, Entry, Handle, Name, Remote, State, Store, StoreError, now};
 
 use super::super::Common;
@@ -48,7 +50,7 @@ enum StopError {
     #[error(transparent)]
     Remote(#[from] RemoteError),
     /// Its time was over.
-    #[error("{name} is still running after {} s; --force ends it", .waited.as_secs_f32())]
+    #[error("{name} has not ended in {} s; it was asked to, and --force ends it at once", .waited.as_secs_f32())]
     StillRunning { name: String, waited: Duration },
 }
 
@@ -109,7 +111,16 @@ fn elsewhere(args: &StopArgs, remote: &Remote) -> Result<String, StopError> {
     }
     let order = if args.force { "destroy" } else { "shutdown" };
     let waited = args.timeout.unwrap_or(PATIENCE);
-    let ask = || virsh.run(&[order, "--", name], None).map(drop);
+    let ask = || {
+        let asked = virsh.run(&[order, "--", name], None).map(drop);
+        if asked.is_ok() && !args.force {
+            say::err(&format!(
+                "asked {name} to shut down; waiting {} s at most (--force destroys it)",
+                waited.as_secs()
+            ));
+        }
+        asked
+    };
     if !wait_for_end(&virsh, name, Some(Instant::now() + waited), ask)? {
         return Err(StopError::StillRunning {
             name: name.to_owned(),

@@ -12,5 +12,9 @@ const FAILED: u8 = run::ending::OUR_ERROR;
 fn main() -> std::process::ExitCode {
     let parent = run::signals::Parent::of_process();
     run::signals::no_signal_for_file_size();
-    cli::main(parent).into()
+    match cli::main(parent) {
+        0 if say::is_unsaid() => FAILED,
+        code => code,
+    }
+    .into()
 }

@@ -11,8 +11,15 @@ use serde_json::Value;
 
 /// Nothing is said to people.
 static SILENT: AtomicBool = AtomicBool::new(false);
+/// An answer did not get out.
+static UNSAID: AtomicBool = AtomicBool::new(false);
 /// What was said so far, as data.
 static KEPT: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+
+/// Whether an answer did not get out, which is no success whatever else is.
+pub(crate) fn is_unsaid() -> bool {
+    UNSAID.load(Ordering::Relaxed)
+}
 
 /// From now on nothing is said to people, only kept.
 pub(crate) fn silence() {
@@ -58,6 +65,18 @@ pub(crate) fn json(line: &str) {
 
 /// The answer of a verb on standard output.
 pub(crate) fn out(text: &str) {
-    // A reader that went away has seen enough.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // A reader that went away has seen enough.
+        Err(e)
+            if e.kind() != std::io::ErrorKind::BrokenPipe
+                && !UNSAID.swap(true, Ordering::Relaxed) =>
+        {
+            err_raw(&format!("vsc-run: cannot write to standard output: {e}\n"));
+        }
+        _ => {}
+    }
 }

@@ -486,3 +486,26 @@ fn every_verb_has_completions_and_a_page() {
     }
     expect_code(&run(vsc().args(["man", "no-such-verb"])), 125);
 }
+
+#[test]
+fn an_answer_that_does_not_get_out_is_no_success() {
+    for words in [
+        &["schema"][..],
+        &["explain", "--all"],
+        &["--export-xml", "testing-os"],
+    ] {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = vsc()
+            .args(words)
+            .args(["-q", "--settings", "none"])
+            .stdout(full)
+            .output()
+            .unwrap();
+        expect_code(&output, 125);
+        let said = text(&output.stderr);
+        assert!(said.contains("cannot write to standard output"), "{said}");
+    }
+}

@@ -221,6 +221,14 @@ impl Cx<'_> {
     pub(super) fn security(&mut self) {
         let kind = self.text("security.type").unwrap_or("none").to_owned();
         if kind == "none" {
+            let recommended = crate::scenario::json::of(&self.parsed.recommended);
+            let given_up = recommended
+                .pointer("/security/type")
+                .is_some_and(|t| t != "none");
+            if given_up {
+                let d = self.warn("W-SEV-OFF", "security.type", "The preset protects the guest's memory from the host, and this scenario gives that up");
+                d.help = Some("Leave `security` out to keep it".into());
+            }
             let rest = self
                 .get("security")
                 .and_then(Value::as_object)

@@ -8,12 +8,12 @@
 mod render;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use render::quoted;
-use render::{clip_around, locate, render_one};
+use render::{clip_around, line_starts, locate, render_one};
 pub use render::{columns, shown};
 
 /// Most messages that are shown: whoever has more starts with these.
@@ -128,6 +128,16 @@ struct Source {
     kind: SourceKind,
     name: String,
     text: Arc<str>,
+    /// Where its lines begin, once somebody has asked for one.
+    lines: OnceLock<Vec<u32>>,
+}
+
+impl Source {
+    /// Line and column from 1, the line's text, and the place in it.
+    fn locate(&self, at: usize) -> (usize, usize, &str, usize) {
+        let lines = self.lines.get_or_init(|| line_starts(&self.text));
+        locate(&self.text, lines, at)
+    }
 }
 
 /// The texts that spans point into.
@@ -159,7 +169,7 @@ impl Sources {
     /// The whole line of the text that a place is on.
     pub(crate) fn line(&self, span: Span) -> Option<&str> {
         let source = self.0.get(usize::from(span.source))?;
-        let (_, _, text, _) = locate(&source.text, span.start as usize);
+        let (_, _, text, _) = source.locate(span.start as usize);
         Some(text)
     }
 
@@ -174,6 +184,7 @@ impl Sources {
                 kind,
                 name: name.to_owned(),
                 text,
+                lines: OnceLock::new(),
             });
         }
         id
@@ -189,7 +200,7 @@ impl Sources {
                 text: source.text.to_string(),
             },
             SourceKind::File | SourceKind::Settings => {
-                let (line, column, _, _) = locate(&source.text, span.start as usize);
+                let (line, column, _, _) = source.locate(span.start as usize);
                 let file = source.name.clone();
                 match source.kind {
                     SourceKind::Settings => Origin::Settings { file, line, column },
@@ -197,7 +208,7 @@ impl Sources {
                 }
             }
             SourceKind::Preset => {
-                let (line, _, _, _) = locate(&source.text, span.start as usize);
+                let (line, _, _, _) = source.locate(span.start as usize);
                 Origin::Preset {
                     name: source.name.clone(),
                     line,
@@ -208,7 +219,7 @@ impl Sources {
 
     fn place(&self, span: Span, label: &str) -> Option<Place> {
         let source = self.0.get(usize::from(span.source))?;
-        let (line, column, text, start) = locate(&source.text, span.start as usize);
+        let (line, column, text, start) = source.locate(span.start as usize);
         let length = span.len().min(text.len().saturating_sub(start));
         let flag = source.kind == SourceKind::Flag;
         Some(Place {

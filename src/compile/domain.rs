@@ -25,7 +25,7 @@ use crate::facts::{Facts, FileKind};
 use crate::scenario::keys::KEYS;
 use crate::scenario::{Parsed, json as tree_json};
 
-use super::Problems;
+use super::{Problems, Target};
 
 /// What the domain needs of the machine that was compiled for the monitor.
 pub(super) struct Around<'a> {
@@ -39,6 +39,8 @@ pub(super) struct Around<'a> {
     pub(super) cmdline: Option<String>,
     /// A command will run: consoles are the runner's.
     pub(super) command: bool,
+    /// Who it is for.
+    pub(super) target: Target,
 }
 
 /// Completes a scenario.
@@ -79,7 +81,9 @@ pub(super) fn build(
     cx.nets(around);
     cx.devices();
     cx.kernel(around);
-    cx.firmware(around);
+    if around.target == Target::Libvirt {
+        cx.firmware(around);
+    }
     cx.iommu();
     cx.checks();
     let gave_way = cx.gave_way.take();

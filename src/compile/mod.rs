@@ -49,10 +49,6 @@ pub struct Plan {
     pub resources: VmResources,
     /// What it is for.
     pub run: RunPlan,
-    /// The same machine for exporters.
-    pub domain: Domain,
-    /// What would be changed on the host.
-    pub host: HostPlan,
     /// Images that are made first.
     pub images: Vec<Making>,
     /// What is legal but unwise.
@@ -187,12 +183,12 @@ fn differences_of(
 /// # Errors
 /// All messages, when at least one is an error.
 pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
-    let compiled = both(&parsed, facts);
+    let compiled = both(&parsed, facts, Target::Monitor);
     let Compiled {
         resources,
         run,
-        domain,
-        host,
+        domain: _,
+        host: _,
         images,
         scenario,
         here,
@@ -217,8 +213,6 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
                 .collect(),
             resources,
             run,
-            domain,
-            host,
             warnings: messages,
             parsed,
         }),
@@ -231,7 +225,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
 /// # Errors
 /// All messages, when at least one is an error wherever the machine would run.
 pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagnostics> {
-    let compiled = both(&parsed, facts);
+    let compiled = both(&parsed, facts, Target::Libvirt);
     let Compiled {
         resources,
         run,
@@ -262,6 +256,13 @@ pub fn describe(parsed: Parsed, facts: &dyn Facts) -> Result<Description, Diagno
         gave_way,
         parsed,
     })
+}
+
+/// Who the machine is compiled for. A run wants no firmware of QEMU's, and nothing of a plan to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Monitor,
+    Libvirt,
 }
 
 /// What one pass of the compiler yields.
@@ -323,7 +324,7 @@ fn is_about_libvirt(d: &Diagnostic) -> bool {
     CODES.contains(&d.code)
 }
 
-fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
+fn both(parsed: &Parsed, facts: &dyn Facts, target: Target) -> Compiled {
     let mut problems = Problems::new();
     // Of presets that do not go together no machine comes that anybody asked for.
     if parsed
@@ -358,11 +359,15 @@ fn both(parsed: &Parsed, facts: &dyn Facts) -> Compiled {
         memory: about.memory,
         cmdline: about.cmdline,
         command: parsed.scenario.command.is_some(),
+        target,
     };
     // What could not be read has been said; the rest of it would only repeat that.
     let (domain, gave_way) = domain::build(parsed, &around, facts, &mut scenario);
     let gave_way = differences_of(parsed, &domain, gave_way);
-    let host = host::plan(parsed, &domain, facts);
+    let host = match target {
+        Target::Monitor => HostPlan::default(),
+        Target::Libvirt => host::plan(parsed, &domain, facts),
+    };
     let images = make::plan(parsed, &domain, facts, &mut scenario);
     Compiled {
         resources,

@@ -10,7 +10,11 @@ use super::{Diagnostic, Excerpt, Place, Severity, Sources};
 const EXCERPT: usize = 110;
 
 /// Line and column (from 1), the line's text without its end, and the offset in it.
-pub(super) fn locate(text: &str, at: usize) -> (usize, usize, &str, usize) {
+pub(super) fn locate<'a>(
+    text: &'a str,
+    lines: &[u32],
+    at: usize,
+) -> (usize, usize, &'a str, usize) {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -19,15 +23,23 @@ pub(super) fn locate(text: &str, at: usize) -> (usize, usize, &str, usize) {
     if at == text.len() && at > 0 && text.ends_with('\n') {
         at -= 1;
     }
-    let head = text.get(..at).unwrap_or_default();
-    let begin = head.rfind('\n').map_or(0, |n| n + 1);
-    let line = head.bytes().filter(|b| *b == b'\n').count() + 1;
+    let line = lines.partition_point(|start| *start as usize <= at);
+    let begin = lines
+        .get(line.wrapping_sub(1))
+        .map_or(0, |start| *start as usize);
     let rest = text.get(begin..).unwrap_or_default();
     let rest = rest.split('\n').next().unwrap_or_default();
     let rest = rest.strip_suffix('\r').unwrap_or(rest);
     let offset = (at - begin).min(rest.len());
     let column = rest.get(..offset).map_or(0, |s| s.chars().count()) + 1;
     (line, column, rest, offset)
+}
+
+/// Where the lines of a text begin; the first is at 0.
+pub(super) fn line_starts(text: &str) -> Vec<u32> {
+    let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+    let starts = breaks.filter_map(|(at, _)| u32::try_from(at + 1).ok());
+    [0].into_iter().chain(starts).collect()
 }
 
 /// Cuts a line to [`EXCERPT`] columns so that the mark stays in sight.

@@ -55,7 +55,8 @@ fn a_shell_is_as_at_home() {
     pty.expect("\r\nedited\r\n");
     // An interrupt is for the guest's command.
     pty.expect("# ");
-    pty.send("echo sta''rted; sleep 1000\r");
+    // The shell's own echo comes before sleep has the terminal, and an interrupt in between is nobody's.
+    pty.send("sh -c \"echo sta''rted; exec sleep 1000\"\r");
     pty.expect("\r\nstarted\r\n");
     pty.send(CTRL_C);
     pty.expect("# ");
@@ -320,7 +321,8 @@ fn a_serial_console_takes_commands_and_ends_with_ctrl_d() {
     pty.expect("\r\nLinux\r\n");
     pty.expect("Filesystem");
     pty.expect("Mem:");
-    pty.send("echo sta''rted; sleep 1000\r");
+    // The shell's own echo comes before sleep has the terminal, and an interrupt in between is nobody's.
+    pty.send("sh -c \"echo sta''rted; exec sleep 1000\"\r");
     pty.expect("\r\nstarted\r\n");
     // It also drops what was typed before it, so the prompt is awaited.
     pty.send(CTRL_C);

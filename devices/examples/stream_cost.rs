@@ -153,7 +153,14 @@ fn console(end: (&str, std::os::fd::OwnedFd), input: bool) -> Result<Driver> {
         kernel: false,
     };
     let mut ends = HostEnds::from([(name.to_owned(), fd)]);
-    let console = Console::new(&ConsoleSpec { ports: vec![port] }, &mut ends, None)?;
+    let console = Console::new(
+        &ConsoleSpec {
+            ports: vec![port],
+            size: true,
+        },
+        &mut ends,
+        None,
+    )?;
     let mut driver = Driver::threaded(Box::new(console));
     driver.start(!0);
     Ok(driver)

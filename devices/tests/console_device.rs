@@ -239,6 +239,7 @@ fn early_output_needs_no_driver() {
             port(Some("x"), Endpoint::Null, Endpoint::Null),
             console_port(Endpoint::Null, given("o")),
         ],
+        size: true,
     };
     let log = vsc_devices::console_log::ConsoleLog::new();
     let console = Console::new(&spec, &mut ends([("o", host_out.into())]), Some(&log)).unwrap();
@@ -292,7 +293,14 @@ fn a_driver_without_multiport_gets_port_zero() {
 
 #[test]
 fn bad_specs_are_refused() {
-    let make = |ports| Console::new(&ConsoleSpec { ports }, &mut HostEnds::new(), None).err();
+    let make = |ports| {
+        Console::new(
+            &ConsoleSpec { ports, size: true },
+            &mut HostEnds::new(),
+            None,
+        )
+        .err()
+    };
     let null = |name: Option<&str>| port(name, Endpoint::Null, Endpoint::Null);
     assert!(matches!(make(vec![]), Some(ConsoleError::Ports(0))));
     assert!(matches!(
@@ -331,6 +339,7 @@ fn nobody_waits_for_the_output_of_a_device_that_is_gone() {
     }
     let spec = ConsoleSpec {
         ports: vec![console_port(Endpoint::Null, Endpoint::Null)],
+        size: true,
     };
     let mut console = Console::new(&spec, &mut HostEnds::new(), None).unwrap();
     let handle = console.handle();

@@ -276,6 +276,7 @@ fn a_filter_may_take_bytes_out_and_put_bytes_in() {
     let (host_in, mut to_guest) = pipe().unwrap();
     let spec = ConsoleSpec {
         ports: vec![console_port(given("i"), Endpoint::Null)],
+        size: true,
     };
     let mut console = Console::new(&spec, &mut ends([("i", host_in.into())]), None).unwrap();
     console.set_filter(0, Box::new(Double));

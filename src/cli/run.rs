@@ -341,6 +341,7 @@ fn control_console() -> ConsoleSpec {
             port(command::CONTROL_END, control),
             port(command::CONSOLE_MARK, Endpoint::Null),
         ],
+        size: false,
     }
 }
 

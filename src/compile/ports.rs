@@ -70,6 +70,9 @@ pub(super) fn specs(mut ports: Vec<Port>, kernel_console: Option<&str>) -> Vec<C
         return Vec::new();
     }
     ports.sort_by_key(|port| !port.is_console());
+    let ours = ports
+        .iter()
+        .any(|port| port.name.as_deref() == Some(COMMAND_TTY));
     let ports = ports.into_iter().map(|Port { name, ends }| match ends {
         Ends::Tty(end) => PortSpec {
             kernel: name.as_deref() != Some(COMMAND_TTY) || kernel_console == Some("hvc0"),
@@ -90,12 +93,13 @@ pub(super) fn specs(mut ports: Vec<Port>, kernel_console: Option<&str>) -> Vec<C
     });
     vec![ConsoleSpec {
         ports: ports.collect(),
+        size: !ours,
     }]
 }
 
 /// Guest, host and id of each port.
 pub(super) fn pairs(console: &ConsoleSpec) -> Vec<(String, String, String)> {
-    let ConsoleSpec { ports } = console;
+    let ConsoleSpec { ports, size: _ } = console;
     let mut consoles = 0;
     let pair = |(index, port): (usize, &PortSpec)| {
         let PortSpec {

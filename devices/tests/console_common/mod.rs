@@ -76,7 +76,8 @@ impl Guest {
         features: u64,
     ) -> Self {
         let log = ConsoleLog::new();
-        let console = Console::new(&ConsoleSpec { ports }, &mut ends, Some(&log)).unwrap();
+        let console =
+            Console::new(&ConsoleSpec { ports, size: true }, &mut ends, Some(&log)).unwrap();
         let handle = console.handle();
         let console = Box::new(console);
         let mut driver = if threaded {

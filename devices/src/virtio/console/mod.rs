@@ -80,6 +80,10 @@ pub struct PortSpec {
 pub struct ConsoleSpec {
     /// 1 to [`PORTS_MAX`]. One unnamed console port makes a device without MULTIPORT.
     pub ports: Vec<PortSpec>,
+    /// Offers VIRTIO_CONSOLE_F_SIZE: the guest hears of the terminal's size from this device. Off where a program of
+    /// ours in the guest sets it: when a terminal is opened Linux's driver sets the size it knows, 0 × 0 until the
+    /// device has told one, some time later, over what that program has set.
+    pub size: bool,
 }
 
 /// Why a console could not be made.
@@ -136,7 +140,7 @@ impl Console {
         ends: &mut HostEnds,
         log: Option<&ConsoleLog>,
     ) -> Result<Self, ConsoleError> {
-        let ConsoleSpec { ports: specs } = spec;
+        let ConsoleSpec { ports: specs, size } = spec;
         if !(1..=PORTS_MAX).contains(&specs.len()) {
             return Err(ConsoleError::Ports(specs.len()));
         }
@@ -191,7 +195,10 @@ impl Console {
             queue_sizes.extend([CONTROL_QUEUE; 2]);
         }
         let emergency = emergency.unwrap_or_default();
-        let mut features = 1 << abi::VIRTIO_CONSOLE_F_SIZE | 1 << abi::VIRTIO_CONSOLE_F_EMERG_WRITE;
+        let mut features = 1 << abi::VIRTIO_CONSOLE_F_EMERG_WRITE;
+        if *size {
+            features |= 1 << abi::VIRTIO_CONSOLE_F_SIZE;
+        }
         let mut config = [0; CONFIG_LEN];
         if multiport {
             features |= 1 << abi::VIRTIO_CONSOLE_F_MULTIPORT;

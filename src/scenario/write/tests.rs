@@ -231,6 +231,13 @@ fn quotes_are_where_a_reader_needs_them() {
     );
 }
 
+/// A dash before a bracket: a parser reads it as the start of a list's member.
+#[test]
+fn a_dash_at_the_end_of_a_word_comes_back() {
+    let scenario = json!({"command": ["A -"]});
+    assert_eq!(read(&write(&scenario), &[]), scenario);
+}
+
 #[test]
 fn a_long_list_and_a_long_key_are_cut_into_lines() {
     let words: Vec<String> = (0..30).map(|n| format!("word{n}")).collect();

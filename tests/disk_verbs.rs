@@ -8,6 +8,7 @@ mod common;
 mod pty;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -81,8 +82,14 @@ fn await_in<T>(child: &mut Child, what: &str, mut look: impl FnMut(u32) -> Optio
         if let Some(found) = look(child.id()) {
             return found;
         }
-        let ended = child.try_wait().unwrap();
-        assert!(ended.is_none(), "{what}: it ended with {ended:?}");
+        if let Some(ended) = child.try_wait().unwrap() {
+            let mut said = String::new();
+            let stderr = child
+                .stderr
+                .as_mut()
+                .map(|pipe| pipe.read_to_string(&mut said));
+            panic!("{what}: it ended with {ended}, saying {said:?} ({stderr:?})");
+        }
         assert!(Instant::now() < deadline, "{what} did not come");
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -14,16 +14,38 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vsc_vmm::kvm::{Host, HostKind};
 
+pub use file::{FileError, FileInfo, FileKind};
 pub use recorded::HostFacts;
 
 use crate::descriptors::{DescriptorFile, SYSTEM_DIRECTORIES, read_directories};
+use crate::sev::host::{Leaf, is_on, parameter};
 use kernels::kernels_in;
 
+mod container;
+mod disks;
+mod file;
 mod kernels;
+mod links;
 mod recorded;
 
 /// Most that is read of a file that tells a fact, bytes: a page, as much as a file of sysfs has.
 const MOST_TEXT: u64 = 4096;
+/// The same of a list of mounts, which can be long.
+const MOST_LONG_TEXT: u64 = 4 << 20;
+
+/// Flags of /proc/cpuinfo that say whether machines run, what they run in, in pages of which size, and what of them is
+/// kept from this host.
+const FLAGS: [&str; 9] = [
+    "svm",
+    "vmx",
+    "hypervisor",
+    "sme",
+    "sev",
+    "sev_es",
+    "sev_snp",
+    "pdpe1gb",
+    "pse",
+];
 
 /// Where the host's own tree starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,56 +88,6 @@ pub struct InstalledKernel {
     pub path: PathBuf,
     /// It is from one of our own directories, not the distribution's.
     pub ours: bool,
-}
-
-/// What a file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FileKind {
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A block device.
-    BlockDevice,
-    /// A pipe, a socket, a character device.
-    Other,
-}
-
-/// What can be said of a file without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileInfo {
-    /// What it is.
-    pub kind: FileKind,
-    /// Length in bytes; 0 where that means nothing.
-    pub length: u64,
-    /// This process may write it.
-    pub writable: bool,
-}
-
-/// Why nothing can be said of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
-pub enum FileError {
-    /// There is none.
-    #[error("there is no such file")]
-    Missing,
-    /// This user may not read it.
-    #[error("this user may not read it")]
-    Denied,
-    /// Anything else, in the system's words.
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<io::Error> for FileError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => FileError::Missing,
-            io::ErrorKind::PermissionDenied => FileError::Denied,
-            _ => FileError::Other(error.to_string()),
-        }
-    }
 }
 
 /// Which of our own standard streams are terminals.
@@ -171,16 +143,62 @@ pub trait Facts {
     fn exists(&self, _path: &Path) -> bool {
         false
     }
+    /// The links of a directory of the host: their names, and where they lead, as absolute paths.
+    fn links(&self, _directory: &Path) -> Vec<(String, PathBuf)> {
+        Vec::new()
+    }
+    /// The path of a file that is there, with no links in it.
+    fn resolved(&self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
+    /// Whether this process may write a file, or into a directory, of the host.
+    fn may_write(&self, _path: &Path) -> bool {
+        true
+    }
     /// Whether guests can have encrypted memory, and how.
     fn sev(&self) -> Option<SevFacts> {
         None
     }
-    /// The whole disk, by its name below /sys/block, that holds a file or will hold it.
+    /// The device, by its name below /sys/block, that holds a file or will hold it, or is it: of a partition the
+    /// whole disk, of anything that lies on other devices that one itself.
     fn device_of(&self, _path: &Path) -> Option<String> {
         None
     }
-    /// The first bytes of a regular file.
-    fn head(&self, _path: &Path) -> Option<[u8; 4]> {
+    /// The whole disks, by their names below /sys/block, that hold a file or will hold it, however many layers
+    /// (partitions, LVM, encryption, RAID, loop devices) there are between.
+    ///
+    /// # Errors
+    /// Why no disk of this host does.
+    fn disks_of(&self, _path: &Path) -> Result<Vec<String>, String> {
+        Err("this host says nothing of its disks".into())
+    }
+    /// The names in a directory of the host, `node2` before `node10`; none where there is no directory.
+    fn names(&self, _directory: &Path) -> Vec<String> {
+        Vec::new()
+    }
+    /// The permission bits of a file of the host. Root may write what has none of them; a parameter of sysfs that is
+    /// read-only cannot be written by anybody.
+    fn mode(&self, _path: &Path) -> Option<u32> {
+        None
+    }
+    /// How much runs of this program have added to a counter of the host, and may not have used yet.
+    fn claimed(&self, _path: &Path) -> u64 {
+        0
+    }
+    /// Opens an image to be looked at: a regular file or a block device, by its descriptor; without waiting, and without
+    /// write access.
+    ///
+    /// # Errors
+    /// It is not there, is neither, or may not be read.
+    fn open_image(&self, _path: &Path) -> io::Result<fs::File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+    /// A file of the kernel that is longer than a page.
+    fn long_text(&self, path: &Path) -> Option<String> {
+        self.text(path)
+    }
+    /// Where a symbolic link leads.
+    fn link(&self, _path: &Path) -> Option<PathBuf> {
         None
     }
     /// Where relative paths start.
@@ -230,6 +248,8 @@ const NOT_REGULAR: &str = "it is not a regular file";
 pub struct LiveFacts {
     root: Root,
     variables: Variables,
+    /// Kernels are those of the host itself, whatever stands in for the rest of it.
+    kernels_here: bool,
     kvm: Option<KvmFacts>,
     host: OnceCell<Host>,
     memory: OnceCell<Option<HostMemory>>,
@@ -288,6 +308,12 @@ impl LiveFacts {
         self
     }
 
+    /// Kernels are looked for on the host itself: they are to run there.
+    pub fn with_kernels_here(mut self) -> Self {
+        self.kernels_here = true;
+        self
+    }
+
     /// The probe of /dev/kvm.
     pub fn host(&self) -> Host {
         *self.host.get_or_init(|| {
@@ -299,7 +325,7 @@ impl LiveFacts {
         })
     }
 
-    /// Whether the CPU's flags name `svm`, `vmx` or `hypervisor`.
+    /// Those of the CPU's flags that matter here, as whole words: `sev_es` is not `sev`.
     pub fn cpu_flags(&self) -> Vec<String> {
         let text = fs::read_to_string(self.root.at("/proc/cpuinfo")).unwrap_or_default();
         let line = text
@@ -310,7 +336,7 @@ impl LiveFacts {
             .trim_start_matches([' ', '\t', ':'])
             .split_ascii_whitespace();
         flags
-            .filter(|f| ["svm", "vmx", "hypervisor"].contains(f))
+            .filter(|f| FLAGS.contains(f))
             .map(str::to_owned)
             .collect()
     }
@@ -395,23 +421,19 @@ impl Facts for LiveFacts {
     }
 
     fn container(&self) -> Option<String> {
-        if let Some(name) = &self.variables.container {
-            return Some(name.clone());
-        }
-        let marks = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
-        marks
-            .iter()
-            .find(|(file, _)| self.root.at(file).exists())
-            .map(|(_, name)| (*name).to_owned())
+        container::find(&self.root, &self.variables)
     }
 
     fn kernels(&self) -> Vec<InstalledKernel> {
+        let root = match self.kernels_here {
+            true => &Root::default(),
+            false => &self.root,
+        };
         let ours = self
             .kernel_directories()
             .into_iter()
-            .flat_map(|d| kernels_in(&self.root.at(d), true));
-        ours.chain(kernels_in(&self.root.at("/boot"), false))
-            .collect()
+            .flat_map(|d| kernels_in(&root.at(d), true));
+        ours.chain(kernels_in(&root.at("/boot"), false)).collect()
     }
 
     fn terminals(&self) -> Terminals {
@@ -467,36 +489,63 @@ impl Facts for LiveFacts {
         fs::symlink_metadata(self.root.at(path)).is_ok()
     }
 
-    fn device_of(&self, path: &Path) -> Option<String> {
-        use std::os::linux::fs::MetadataExt;
-        let existing = path
-            .ancestors()
-            .find_map(|p| fs::metadata(self.root.at(p)).ok())?;
-        let number = match existing.file_type().is_block_device() {
-            true => existing.st_rdev(),
-            false => existing.st_dev(),
-        };
-        let (major, minor) = (libc::major(number), libc::minor(number));
-        let device =
-            fs::canonicalize(self.root.at(format!("/sys/dev/block/{major}:{minor}"))).ok()?;
-        // A partition lies in the directory of its disk.
-        let whole = if device.join("partition").exists() {
-            device.parent()?.to_owned()
-        } else {
-            device
-        };
-        Some(whole.file_name()?.to_string_lossy().into_owned())
+    fn links(&self, directory: &Path) -> Vec<(String, PathBuf)> {
+        links::in_directory(&self.root, directory)
     }
 
-    fn head(&self, path: &Path) -> Option<[u8; 4]> {
-        let path = self.root.at(path);
-        let kind = fs::metadata(&path).ok()?.file_type();
+    fn resolved(&self, path: &Path) -> Option<PathBuf> {
+        fs::canonicalize(path).ok()
+    }
+
+    fn may_write(&self, path: &Path) -> bool {
+        use rustix::fs::{Access, AtFlags, CWD, accessat};
+        accessat(CWD, self.root.at(path), Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    }
+
+    fn device_of(&self, path: &Path) -> Option<String> {
+        disks::first(&self.root, &self.directory().join(path))
+    }
+
+    fn disks_of(&self, path: &Path) -> Result<Vec<String>, String> {
+        disks::below(&self.root, &self.directory().join(path))
+    }
+
+    fn names(&self, directory: &Path) -> Vec<String> {
+        disks::names(&self.root.at(directory))
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        use std::os::unix::fs::PermissionsExt;
+        let meta = fs::metadata(self.root.at(path)).ok()?;
+        Some(meta.permissions().mode() & 0o7777)
+    }
+
+    fn claimed(&self, path: &Path) -> u64 {
+        crate::tune::Tuner::new(&self.root).claimed(path)
+    }
+
+    fn open_image(&self, path: &Path) -> io::Result<fs::File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)?;
+        let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return None;
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut head = [0; 4];
-        fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
-        Some(head)
+        Ok(file)
+    }
+
+    fn long_text(&self, path: &Path) -> Option<String> {
+        let mut text = String::new();
+        let file = fs::File::open(self.root.at(path)).ok()?;
+        file.take(MOST_LONG_TEXT).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        fs::read_link(self.root.at(path)).ok()
     }
 
     fn directory(&self) -> PathBuf {
@@ -504,21 +553,14 @@ impl Facts for LiveFacts {
     }
 
     fn sev(&self) -> Option<SevFacts> {
-        let on = |name: &str| {
-            let path = format!("/sys/module/kvm_amd/parameters/{name}");
-            self.text(Path::new(&path))
-                .is_some_and(|text| matches!(text.as_str(), "Y" | "1"))
-        };
+        let on = |name: &str| is_on(self.text(&parameter(name)).as_deref());
         if !on("sev") {
             return None;
         }
-        // CPUID 0x8000001F (AMD64 APM 3, appendix E).
-        const LEAF: u32 = 0x8000_001f;
-        let most = std::arch::x86_64::__cpuid(0x8000_0000).eax;
-        let leaf = (most >= LEAF).then(|| std::arch::x86_64::__cpuid(LEAF))?;
+        let leaf = Leaf::of(&self.root)?;
         Some(SevFacts {
-            cbitpos: leaf.ebx & 0x3f,
-            reduced_phys_bits: leaf.ebx >> 6 & 0x3f,
+            cbitpos: leaf.cbitpos(),
+            reduced_phys_bits: leaf.reduced_phys_bits(),
             es: on("sev_es"),
             snp: on("sev_snp"),
         })

@@ -7,25 +7,29 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod chain;
 mod disk;
-mod info;
+pub(crate) mod info;
+pub(crate) mod origin;
 mod place;
 mod qcow2;
 mod qemu_img;
 mod raw;
 mod secret;
+mod vmdk;
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
+use vsc_devices::block::luks;
 
 pub use crate::diag::Severity;
 pub use info::{Info, InfoError, info};
 pub use qcow2::{BadHeader, Header};
-pub use secret::{Secret, SecretSource};
+pub use secret::{Handed, Secret, SecretSource};
 
 use place::{Draft, Place};
 
@@ -34,6 +38,9 @@ const SECTOR: u64 = 512;
 /// Smallest and largest cluster of a qcow2 image (QEMU docs/interop/qcow2.rst: `cluster_bits` is at least 9;
 /// `MAX_CLUSTER_BITS` of QEMU is 21).
 pub const CLUSTER_MIN: u64 = 512;
+/// How long the computation of a key takes by default, as in cryptsetup and QEMU: what each start waits, and each guess of
+/// somebody who has the image.
+pub const ITER_TIME: Duration = Duration::from_secs(2);
 /// See [`CLUSTER_MIN`].
 pub const CLUSTER_MAX: u64 = 2 << 20;
 
@@ -123,8 +130,10 @@ pub struct ImageSpec {
     pub lazy_refcounts: Option<bool>,
     /// Compression of compressed clusters (qcow2); not given: zlib.
     pub compression_type: Option<CompressionType>,
-    /// Whether the content is encrypted (qcow2).
+    /// Whether the content is encrypted.
     pub encryption: Encryption,
+    /// How long the computation of the key from the passphrase is to take on this host.
+    pub iter_time: Duration,
     /// The passphrase of an encrypted image.
     pub secret: Option<SecretSource>,
     /// Permissions of the file; the umask takes nothing from them.
@@ -145,9 +154,18 @@ impl ImageSpec {
             lazy_refcounts: None,
             compression_type: None,
             encryption: Encryption::None,
+            iter_time: ITER_TIME,
             secret: None,
             mode: 0o600,
             parents: false,
+        }
+    }
+
+    /// Bytes of the file: what the guest sees, and what is before it.
+    fn length(&self) -> u64 {
+        match (self.format, self.encryption) {
+            (ImageFormat::Raw, Encryption::Luks) => self.size.saturating_add(luks::PAYLOAD),
+            _ => self.size,
         }
     }
 
@@ -157,7 +175,7 @@ impl ImageSpec {
             self.preallocation,
             Preallocation::Falloc | Preallocation::Full
         )
-        .then_some(self.size)
+        .then_some(self.length())
     }
 }
 
@@ -212,10 +230,11 @@ pub fn check(spec: &ImageSpec) -> Vec<Remark> {
             "Name the image: a directory and a file name",
         ));
     }
-    if spec.size == 0 || !spec.size.is_multiple_of(SECTOR) || i64::try_from(spec.size).is_err() {
+    if spec.size == 0 || !spec.size.is_multiple_of(SECTOR) || i64::try_from(spec.length()).is_err()
+    {
         let message = match spec.size {
             0 => "A disk of no size".to_owned(),
-            n if i64::try_from(n).is_err() => format!("No file can have {n} bytes"),
+            n if i64::try_from(spec.length()).is_err() => format!("No file can have {n} bytes"),
             n => format!("A disk has whole sectors of {SECTOR} bytes, and {n} bytes are not"),
         };
         remarks.push(Remark::error(
@@ -233,6 +252,14 @@ pub fn check(spec: &ImageSpec) -> Vec<Remark> {
             "Choose encryption luks, or give no passphrase",
         ));
     }
+    if spec.encryption == Encryption::Luks && spec.secret.is_none() {
+        remarks.push(Remark::error(
+            "E-DISK-SECRET",
+            "secret_file",
+            "An encrypted image needs a passphrase, and none is given".into(),
+            "Name a file that has it (secret_file)",
+        ));
+    }
     match spec.format {
         ImageFormat::Raw => check_raw(spec, &mut remarks),
         ImageFormat::Qcow2 => check_qcow2(spec, &mut remarks),
@@ -241,14 +268,6 @@ pub fn check(spec: &ImageSpec) -> Vec<Remark> {
 }
 
 fn check_raw(spec: &ImageSpec, remarks: &mut Vec<Remark>) {
-    if spec.encryption == Encryption::Luks {
-        remarks.push(Remark::error(
-            "E-DISK-OPTION",
-            "encryption",
-            "encryption needs qcow2: a raw image would be plain text".into(),
-            "Choose the format qcow2, or no encryption",
-        ));
-    }
     if spec.preallocation == Preallocation::Metadata {
         remarks.push(Remark::error(
             "E-DISK-OPTION",
@@ -286,14 +305,6 @@ fn check_qcow2(spec: &ImageSpec, remarks: &mut Vec<Remark>) {
             "cluster_size",
             format!("A cluster of {n} bytes: it has a power of two from 512 bytes to 2 MiB"),
             "Give 64K (the default), or 1M for large disks",
-        ));
-    }
-    if spec.encryption == Encryption::Luks && spec.secret.is_none() {
-        remarks.push(Remark::error(
-            "E-DISK-SECRET",
-            "secret_file",
-            "An encrypted image needs a passphrase, and none is given".into(),
-            "Name a file that has it (secret_file)",
         ));
     }
 }
@@ -385,6 +396,8 @@ pub enum ImageError {
     ReadSecret(String, #[source] io::Error),
     #[error("the passphrase from {from} {why}")]
     Secret { from: String, why: &'static str },
+    #[error("the image")]
+    Luks(#[source] luks::LuksError),
     #[error("cannot hand over the passphrase")]
     PassSecret(#[source] io::Error),
     #[error("interrupted; nothing of the image is left")]
@@ -398,6 +411,9 @@ impl ImageError {
             Self::Refused(remarks) => remarks.first()?.help.clone(),
             Self::Exists(_) => "Take another name, or remove it if nobody needs it".into(),
             Self::NoDirectory(directory) => format!("Make it: mkdir -p {}", directory.display()),
+            Self::Secret { from, why } if why.ends_with("read by others") => {
+                format!("Let nobody else read it: chmod 600 {from}")
+            }
             Self::NoQemuImg(_) => "Install it: apt-get install qemu-utils (SUSE: qemu-tools, Fedora: qemu-img); raw images need no program".into(),
             Self::Reserve { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
                 "This file system cannot reserve room: use preallocation full, or off".into()
@@ -439,18 +455,33 @@ pub fn create(spec: &ImageSpec, progress: &mut dyn Progress) -> Result<Created, 
     let place = Place::open(&spec.path, spec.parents)?;
     let draft = Draft::open(&place, spec.mode)?;
     match spec.format {
-        ImageFormat::Raw => raw::fill(draft.file(), spec, progress)?,
+        ImageFormat::Raw => {
+            raw::fill(draft.file(), spec, progress)?;
+            if let (Some(source), Encryption::Luks) = (&spec.secret, spec.encryption) {
+                let secret = source.read(&mut notes)?;
+                let draft_of = luks::Draft {
+                    passphrase: secret.passphrase(),
+                    time: spec.iter_time,
+                };
+                draft_of.write(draft.file()).map_err(ImageError::Luks)?;
+            }
+        }
         ImageFormat::Qcow2 => {
             let program = qemu_img::find(std::env::var_os("PATH").as_deref())
                 .ok_or(ImageError::NoQemuImg(spec.format.word()))?;
             let secret = match (&spec.secret, spec.encryption) {
-                (Some(source), Encryption::Luks) => Some(source.read(&mut notes)?),
+                (Some(source), Encryption::Luks) => {
+                    let secret = source.read(&mut notes)?;
+                    secret.for_qemu()?;
+                    Some(secret)
+                }
                 _ => None,
             };
             qemu_img::create(&program, spec, draft.file(), secret.as_ref(), progress)?;
             verify(spec, draft.file())?;
         }
     }
+    origin::mark(draft.file(), spec.format);
     draft.file().sync_all().map_err(ImageError::Sync)?;
     let allocated = allocated(draft.file()).map_err(ImageError::Sync)?;
     draft.publish()?;
@@ -496,6 +527,12 @@ fn allocated(file: &std::fs::File) -> io::Result<u64> {
 /// A sentence that says what is wrong with it.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     crate::scenario::value::size(text).map_err(|fault| {
+        if crate::scenario::value::is_beyond(text) {
+            return format!(
+                "{} is too large: the most is below 2^64 bytes, 16777216T",
+                crate::diag::quoted(text)
+            );
+        }
         let why = match text.get(fault.from..fault.to) {
             Some(unit) if unit.len() < text.len() => {
                 format!("{}: {}", crate::diag::quoted(unit), fault.message)

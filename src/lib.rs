@@ -13,11 +13,17 @@ pub mod domain;
 pub mod facts;
 pub mod hosts;
 pub mod images;
+pub mod inside;
 pub mod libvirt;
+pub mod locks;
+pub mod net;
+pub mod runs;
 pub mod scenario;
+pub mod sev;
 pub mod store;
 mod sys;
 pub mod trust;
+pub mod tune;
 pub mod xml;
 
 use std::fs::File;
@@ -266,6 +272,13 @@ fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
     let failed = |error: std::io::Error| {
         let message = format!("The scenario {shown} cannot be read: {}", reason(&error));
         let d = Diagnostic::error("E-SCENARIO", Span::NONE, message);
+        if error.kind() == std::io::ErrorKind::NotFound
+            && let Some(near) = scenario::near_preset(path)
+        {
+            return Box::new(d.help(format!(
+                "Did you mean the preset `{near}`? `vsc-run plan --list` shows all of them"
+            )));
+        }
         Box::new(d.help("Give the name of a scenario file; a command for a guest comes after `--`"))
     };
     let kind = std::fs::metadata(path).map_err(failed)?;

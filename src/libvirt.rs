@@ -236,6 +236,33 @@ impl Virsh {
     }
 }
 
+/// What a program writes to its standard output when it succeeds, without input.
+///
+/// # Errors
+/// It does not start, fails, or takes longer than `patience`.
+pub(crate) fn ask(program: &Path, arguments: &[&str], patience: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + patience;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let answer = listen(&mut child, deadline);
+    if !matches!(answer, Ok(Some(_))) {
+        // As above.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (out, err, status) = answer?.ok_or(io::ErrorKind::TimedOut)?;
+    if status.success() {
+        return Ok(String::from_utf8_lossy(&out).into_owned());
+    }
+    let said = String::from_utf8_lossy(&err);
+    Err(io::Error::other(format!("{status}: {}", said.trim())))
+}
+
 /// virsh's first line when nobody answers (virshConnect in libvirt's tools/virsh.c).
 const CONNECT: &str = "failed to connect to the hypervisor";
 

@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::facts::Variables;
+use crate::locks;
 use crate::sys;
 use error::{Result, failed};
 
@@ -406,21 +407,32 @@ impl Store {
             });
         }
         let mut deleted: Vec<PathBuf> = foreign.iter().map(|name| place.join(name)).collect();
+        // Held until the end: nobody starts on what is going to be gone.
+        let mut images: Vec<fs::File> = Vec::new();
         if disks {
             let state = Entry::read(name.as_str(), place.clone()).state;
             let made = state.created_disks.into_iter();
-            for image in made.filter(|image| !image.starts_with(&place)) {
-                // A block device or a link was not made for it, whatever the list says.
-                if fs::symlink_metadata(&image).is_ok_and(|m| m.is_file()) {
-                    fs::remove_file(&image).map_err(failed("remove", &image))?;
-                    deleted.push(image);
-                }
+            // A block device or a link was not made for it, whatever the list says.
+            let made: Vec<PathBuf> = made
+                .filter(|image| !image.starts_with(&place))
+                .filter(|image| fs::symlink_metadata(image).is_ok_and(|m| m.is_file()))
+                .collect();
+            images = deleted
+                .iter()
+                .chain(&made)
+                .filter_map(|image| locks::hold(image).transpose())
+                .collect::<std::result::Result<_, _>>()
+                .map_err(StoreError::Locked)?;
+            for image in made {
+                fs::remove_file(&image).map_err(failed("remove", &image))?;
+                deleted.push(image);
             }
         }
         let gone = self.0.join(format!("{GONE}{}", name.as_str()));
         fs::rename(&place, &gone).map_err(failed("remove", &place))?;
         files::sync(&self.0).map_err(failed("write", &self.0))?;
         fs::remove_dir_all(&gone).map_err(failed("remove", &gone))?;
+        drop(images);
         Ok(deleted)
     }
 }

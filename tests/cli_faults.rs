@@ -427,26 +427,6 @@ fn mistakes_on_the_command_line_are_a_result_too() {
 }
 
 #[test]
-fn a_run_on_another_root_is_refused() {
-    let output = run(vsc().args(["--host-root", "/tmp", "--json"]));
-    expect_code(&output, 125);
-    assert!(
-        json(&output)["message"]
-            .as_str()
-            .unwrap()
-            .contains("--host-root")
-    );
-    let output = run(vsc().args(["bench", "boot", "--host-root", "/tmp"]));
-    expect_code(&output, 125);
-    assert!(
-        text(&output.stderr).contains("--host-root"),
-        "{}",
-        text(&output.stderr)
-    );
-    assert_eq!(output.stdout, b"");
-}
-
-#[test]
 fn words_of_a_command_are_bytes() {
     let Some(kernel) = kernel() else { return };
     let word = OsStr::from_bytes(b"a\xff\xfeb");

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{TempDir, expect_code, finish, run, text, vsc};
+use common::{TempDir, expect_code, finish, qcow2, run, text, vsc};
 use serde_json::Value;
 
 /// Notes its words, keeps one domain in the files `xml` and `state`, and tells listeners through the FIFO `events`.
@@ -461,8 +461,8 @@ fn images_are_made_here_for_this_host_only() {
 fn passphrases_are_told_where_they_are_lacking() {
     let home = Home::new("secrets");
     home.0.write("short", "");
-    home.0.write("d.qcow2", "an image");
-    let key = home.0.write("key", "geheim\n");
+    let key = home.0.secret("key", "geheim\n");
+    qcow2(&home.0.path("d.qcow2"), Some(std::path::Path::new(&key)));
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let arguments = [
         "a.yaml",

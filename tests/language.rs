@@ -150,7 +150,8 @@ fn around(path: &str) -> Vec<String> {
     let flags: &[&str] = match path.split('.').next().unwrap_or(path) {
         "disks" => match path {
             "disks.0.path" => &[],
-            "disks.0.secret" | "disks.0.secret_file" | "disks.0.encryption" => &[
+            // One place for a passphrase is enough: what names another is a conflict, and that is an answer too.
+            path if path.starts_with("disks.0.secret") || path == "disks.0.encryption" => &[
                 "disks.0.path=/lab/new.qcow2",
                 "disks.0.format=qcow2",
                 "disks.0.encryption=luks",
@@ -446,6 +447,8 @@ fn sayable(domain: &Domain, unsaid: &[String]) -> Value {
     for path in unsaid.iter().rev() {
         remove(&mut value, path);
     }
+    // No XML says any of it, and a list without its members would stay.
+    remove(&mut value, "limits");
     prune(&mut value);
     value
 }

@@ -234,7 +234,7 @@ fn ps_lists_what_runs_and_nothing_after() {
         .find(|l| l.starts_with("listed-one "))
         .expect("it is in the table");
     assert!(
-        row.contains(&format!(" {pid} ")) && row.ends_with("300 MiB"),
+        row.contains(&format!(" {pid} ")) && row.contains(" 300 MiB "),
         "{row}"
     );
     kill(pid, libc::SIGTERM);
@@ -300,7 +300,9 @@ fn it_lives_where_it_was_started() {
         &["sh", "-c", "umask 0137; ulimit -n 300; exec \"$@\"", "sh"],
         &["nice", "-n", "5"],
     ] {
-        let command = guest("test=none hello spin");
+        let mut command = guest("test=none hello spin");
+        // What confinement changes on purpose is for tests/sandbox.rs.
+        command.arg("--no-sandbox");
         // The same wrapper around a program that only waits tells what to expect.
         let start = |program: &std::ffi::OsStr, arguments: Vec<std::ffi::OsString>| {
             Command::new(wrapper[0])
@@ -368,6 +370,103 @@ fn it_lives_where_it_was_started() {
         drop(plain.stdin.take());
         plain.wait().unwrap();
     }
+}
+
+#[test]
+fn it_is_in_the_namespaces_and_the_cgroup_of_its_caller() {
+    if !have_kvm() {
+        return;
+    }
+    // SAFETY: a plain system call.
+    if unsafe { libc::geteuid() } != 0 {
+        return skip("other namespaces and cgroups are root's");
+    }
+    let v2 = Path::new("/sys/fs/cgroup/cgroup.procs").exists();
+    let above = if v2 {
+        "/sys/fs/cgroup"
+    } else {
+        "/sys/fs/cgroup/freezer"
+    };
+    let group = Path::new(above).join(format!("vsc-test-{}", std::process::id()));
+    if fs::create_dir(&group).is_err() {
+        return skip("no cgroup to be made");
+    }
+    let mut plain = Command::new("unshare")
+        .args([
+            "-nuimC",
+            "sh",
+            "-c",
+            "echo $$ >\"$0/cgroup.procs\"; echo started; read x",
+        ])
+        .arg(&group)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 8];
+    plain
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    let command = guest("test=none hello spin");
+    let mut ours = Command::new("nsenter")
+        .args([
+            "-t",
+            &plain.id().to_string(),
+            "-n",
+            "-u",
+            "-i",
+            "-m",
+            "-C",
+            "sh",
+            "-c",
+        ])
+        .args(["echo $$ >\"$0/cgroup.procs\"; exec \"$@\""])
+        .arg(&group)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut greeting = [0; 10];
+    ours.stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut greeting)
+        .unwrap();
+    let names = [
+        "cgroup",
+        "net",
+        "uts",
+        "ipc",
+        "mnt",
+        "pid",
+        "user",
+        "Cpus_allowed",
+        "Mems_allowed",
+    ];
+    let here = inherited(std::process::id());
+    let (theirs, of_ours) = (inherited(plain.id()), inherited(ours.id()));
+    for name in names {
+        let of = |all: &[(String, String)]| {
+            all.iter()
+                .filter(|(n, _)| n == name)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&of_ours), of(&theirs), "{name}");
+        assert!(!of(&of_ours).is_empty());
+        let own = !matches!(name, "pid" | "user" | "Cpus_allowed" | "Mems_allowed");
+        assert_eq!(of(&of_ours) != of(&here), own, "{name}");
+    }
+    kill(ours.id(), libc::SIGTERM);
+    assert_eq!(ours.wait().unwrap().code(), Some(143));
+    drop(plain.stdin.take());
+    plain.wait().unwrap();
+    fs::remove_dir(&group).unwrap();
 }
 
 #[test]

@@ -46,6 +46,34 @@ fn an_installed_kernel_is_found() {
 }
 
 #[test]
+fn the_kernel_is_this_hosts_whatever_stands_in_for_the_rest_of_it() {
+    let Some(kernel) = kernel() else { return };
+    if kernel.file_name().is_none_or(|n| n != "vmlinux-cpl3") {
+        return common::skip("only the unpacked kernel of the tests is installed in $VSC_KERNELS");
+    }
+    let root = TempDir::new("linux-root");
+    let with_root = |command: &mut Command| {
+        run(command
+            .arg("--host-root")
+            .arg(root.path(""))
+            .args(["--", "uname", "-s"]))
+    };
+    let output = with_root(&mut vsc());
+    expect_code(&output, 0);
+    assert_eq!(text(&output.stdout), "Linux\n");
+    // Where there is none, it says where it would have been.
+    let output = with_root(
+        vsc()
+            .env("VSC_KERNELS", root.path("none"))
+            .env("XDG_DATA_HOME", root.path("")),
+    );
+    expect_code(&output, 125);
+    let told = text(&output.stderr);
+    assert!(told.contains("E-KERNEL-NONE"), "{told}");
+    assert!(told.contains("Looked in $VSC_KERNELS"), "{told}");
+}
+
+#[test]
 fn every_status_and_signal_comes_out() {
     let Some(kernel) = kernel() else { return };
     for status in [0, 1, 7, 125, 255] {

@@ -23,7 +23,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{TempDir, expect_code, run, skip, text, vsc};
+use common::{TempDir, expect_code, qcow2, run, skip, text, vsc};
 use serde_json::Value;
 use vsc::compile::Description;
 use vsc::descriptors::{DescriptorFile, Found};
@@ -61,6 +61,11 @@ impl Lab {
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         self.0.write(name, content).to_str().unwrap().to_owned()
+    }
+
+    /// The same, for its owner only.
+    fn secret(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        self.0.secret(name, content).to_str().unwrap().to_owned()
     }
 
     /// The program in `work`.

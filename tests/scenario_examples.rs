@@ -93,7 +93,9 @@ fn the_full_example_names_every_key_that_goes_without_a_command() {
         "disks[0].read_only",
         "disks[0].block_size",
         "disks[0].preallocation",
+        "disks[0].encryption",
         "disks[1].preallocation",
+        "disks[1].encryption",
         "serials[0].log",
     ];
     let more = ["consoles[0].in"];

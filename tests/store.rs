@@ -691,3 +691,28 @@ fn images_are_made_at_the_first_start() {
     home.expect(&["delete", "a", "--disks"], 0);
     assert!(!disk.exists());
 }
+
+#[test]
+fn a_saved_vm_runs_without_confinement_where_that_is_asked_for() {
+    if !have_kvm() {
+        return;
+    }
+    let home = Home::new("unconfined");
+    let place = home.save("vm", "{parameters: test=none hello spin}");
+    let filtered = |home: &Home| {
+        let pid = home.pid("vm");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().any(|line| line == "Seccomp:\t2")
+    };
+    for (more, confined) in [(&[][..], true), (&["--no-sandbox"][..], false)] {
+        home.expect(&[&["start", "vm", "--detach"], more].concat(), 0);
+        assert_eq!(filtered(&home), confined);
+        home.expect(&["stop", "--force", "vm"], 0);
+        let log = fs::read_to_string(place.join("console.log")).unwrap();
+        assert_eq!(log.contains("not confined"), !confined, "{log}");
+    }
+    let said = home.expect(&["start", "vm", "--no-sandbox", "--on", "x"], 125);
+    assert!(said.contains("--no-sandbox"), "{said}");
+    let plan = home.json(&["plan", "--no-sandbox"]);
+    assert_eq!(plan["sandbox"]["enabled"], false);
+}

@@ -488,6 +488,32 @@ fn every_verb_has_completions_and_a_page() {
 }
 
 #[test]
+fn an_empty_answer_is_a_sentence() {
+    let root = TempDir::new("verbs-empty");
+    for (words, sentence, json) in [
+        (&["ps"][..], "no machine runs\n", "[]"),
+        (&["ps", "--all"], "no machine runs\n", "[]"),
+        (
+            &["locks", "list"],
+            "no image is locked\n",
+            r#"{"hidden":[],"holders":[]}"#,
+        ),
+        (&["locks", "gc"], "nothing to remove\n", "[]"),
+    ] {
+        let of = |more: &[&str]| {
+            let mut command = vsc();
+            command.args(words).args(more);
+            let output = run(command.arg("--host-root").arg(root.path("")));
+            expect_code(&output, 0);
+            text(&output.stdout)
+        };
+        assert_eq!(of(&[]), sentence);
+        let answer: Value = serde_json::from_str(&of(&["--json"])).unwrap();
+        assert_eq!(answer.to_string(), json);
+    }
+}
+
+#[test]
 fn an_answer_that_does_not_get_out_is_no_success() {
     for words in [
         &["schema"][..],
@@ -507,5 +533,22 @@ fn an_answer_that_does_not_get_out_is_no_success() {
         expect_code(&output, 125);
         let said = text(&output.stderr);
         assert!(said.contains("cannot write to standard output"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_nearly_right_is_told_so() {
+    for (line, wanted) in [
+        ("plan computatoin", "preset `computation`"),
+        ("disk create d 99999999T", "is too large"),
+        ("plan -o memory.hugepages=1G -o memory=256M", "`memory: 1G`"),
+    ] {
+        let output = run(vsc().args(line.split(' ')));
+        expect_code(&output, 125);
+        let said = text(&output.stderr);
+        assert!(said.contains(wanted), "{line}: {said}");
+    }
+    for words in [&["nodbg es"][..], &["nodbg", "es"], &["nodbg,es"]] {
+        expect_code(&run(vsc().args(["sev", "policy"]).args(words)), 0);
     }
 }

@@ -11,6 +11,7 @@ pub mod console_log;
 pub mod event;
 pub mod irq;
 pub mod legacy;
+pub mod secret;
 pub mod source;
 pub mod stream;
 pub mod virtio;

@@ -77,15 +77,21 @@ struct CreateArgs {
     /// How clusters are compressed by tools that compress them (qcow2).
     #[arg(long, value_parser = word(CompressionType::WORDS, CompressionType::parse))]
     compression_type: Option<CompressionType>,
-    /// Encrypts the content (qcow2). The passphrase is asked for on the terminal unless it comes from elsewhere.
+    /// Encrypts the content: LUKS within qcow2, or a LUKS container (version 1) around raw. The passphrase is asked for on the terminal unless it comes from elsewhere.
     #[arg(long, default_value = "none", value_parser = word(Encryption::WORDS, Encryption::parse))]
     encryption: Encryption,
-    /// A file with the passphrase; one newline at its end does not belong to it.
+    /// How long the computation of the key is to take on this host, milliseconds: what each start waits.
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    iter_time: u64,
+    /// A file with the passphrase, which nobody else can read; one newline at its end does not belong to it.
     #[arg(long, value_name = "FILE", conflicts_with = "secret_fd")]
     secret_file: Option<PathBuf>,
     /// A descriptor to read the passphrase from, in the same way.
     #[arg(long, value_name = "N")]
     secret_fd: Option<u32>,
+    /// A credential of the service that has the passphrase (systemd.exec(5)).
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["secret_file", "secret_fd"])]
+    secret_credential: Option<String>,
     /// Makes missing directories.
     #[arg(long)]
     parents: bool,
@@ -166,16 +172,18 @@ fn create(args: CreateArgs, common: &Common) -> u8 {
         ));
         return crate::FAILED;
     }
-    let secret = match (args.secret_file, args.secret_fd) {
-        (Some(file), _) => Some(SecretSource::File(file)),
-        (None, fd) => fd.map(SecretSource::Descriptor),
-    };
+    let secret = args
+        .secret_file
+        .map(SecretSource::File)
+        .or(args.secret_fd.map(SecretSource::Descriptor))
+        .or(args.secret_credential.map(SecretSource::Credential));
     let spec = ImageSpec {
         preallocation: args.preallocation,
         cluster_size: args.cluster_size,
         lazy_refcounts: args.lazy_refcounts,
         compression_type: args.compression_type,
         encryption: args.encryption,
+        iter_time: std::time::Duration::from_millis(args.iter_time),
         secret,
         parents: args.parents,
         ..ImageSpec::new(
@@ -326,15 +334,23 @@ fn info(args: &InfoArgs, common: &Common) -> u8 {
             return crate::FAILED;
         }
     };
+    let proc = common.host_root.join("proc");
+    let holders = vsc::locks::file_holders(&proc, &args.file).unwrap_or_default();
+    let machines = holders.seen.iter().filter(|h| h.access() != "other");
+    let held: Vec<String> = machines
+        .map(|h| format!("{} ({})", h.sentence(), h.access()))
+        .collect();
     if common.json {
-        say::out(&(serde_json::to_string_pretty(&told).unwrap_or_default() + "\n"));
+        let mut told = serde_json::json!(told);
+        told["held_by"] = serde_json::json!(held);
+        say::out(&format!("{told:#}\n"));
     } else {
-        say::out(&info_text(&args.file, &told));
+        say::out(&info_text(&args.file, &told, &held));
     }
     0
 }
 
-fn info_text(path: &Path, told: &Info) -> String {
+fn info_text(path: &Path, told: &Info, held: &[String]) -> String {
     let exact = |bytes: u64| format!("{} ({bytes} bytes)", bar::amount(bytes));
     let mut rows = vec![
         ("image", vsc::diag::shown(&path.to_string_lossy())),
@@ -364,12 +380,31 @@ fn info_text(path: &Path, told: &Info) -> String {
             rows.push(("features", header.incompatible_features.join(", ")));
         }
     }
+    for why in &told.refused {
+        rows.push(("refused", why.clone()));
+    }
+    if let Some(luks) = &told.luks {
+        let size = told.length.saturating_sub(luks.offset);
+        rows.push((
+            "LUKS",
+            format!(
+                "version {}, {} with {} bits, {} key slots in use, {} of content from byte {}",
+                luks.version,
+                luks.cipher,
+                luks.key_bits,
+                luks.slots,
+                bar::amount(size),
+                luks.offset
+            ),
+        ));
+    }
     if let Some(format) = told.looks_like {
         rows.push((
             "hint",
             format!("the first bytes look like {format}; a guest can write them to a raw disk, so it counts as raw unless --format says otherwise"),
         ));
     }
+    rows.extend(held.iter().map(|held| ("held by", vsc::diag::shown(held))));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.into_iter()
         .map(|(name, value)| format!("{name:width$}  {value}\n"))

@@ -10,7 +10,7 @@ use vsc::facts::{Facts, InstalledKernel, LiveFacts, Root, Variables};
 use vsc_vmm::kvm::probe::API_VERSION;
 use vsc_vmm::kvm::{Capabilities, Host, HostKind, Missing};
 
-use super::{Common, child};
+use super::{Common, child, confinement};
 use crate::{run, say};
 
 /// Arguments of `doctor`.
@@ -37,17 +37,17 @@ struct Report {
 
 /// One thing that works or does not.
 #[derive(Debug, Serialize)]
-struct Check {
+pub(super) struct Check {
     /// A name that stays.
-    id: &'static str,
-    what: &'static str,
-    works: bool,
+    pub(super) id: &'static str,
+    pub(super) what: &'static str,
+    pub(super) works: bool,
     /// No machine runs without it.
-    needed: bool,
+    pub(super) needed: bool,
     /// Why not, or what it rests on.
-    detail: String,
+    pub(super) detail: String,
     /// The one command that mends it.
-    remedy: Option<String>,
+    pub(super) remedy: Option<String>,
 }
 
 /// How the built-in guest fared.
@@ -94,6 +94,7 @@ fn examine(facts: &LiveFacts, root: &Root, live: bool) -> Report {
     let host = facts.host();
     let kernels = facts.kernels();
     let mut checks = vec![kvm(facts, root)];
+    checks.extend(flags(facts));
     let mut capabilities = None;
     if host.kind != HostKind::None {
         let (check, found) = ask_kvm(root, live);
@@ -101,6 +102,7 @@ fn examine(facts: &LiveFacts, root: &Root, live: bool) -> Report {
         capabilities = found;
         checks.extend(linux(host, &kernels));
         checks.push(nested(facts, root));
+        checks.extend(live.then(confinement::check));
     }
     Report {
         runs: checks.iter().all(|c| c.works || !c.needed),
@@ -163,6 +165,55 @@ fn kvm(facts: &LiveFacts, root: &Root) -> Check {
         _ => {}
     }
     check
+}
+
+/// Flags of the processor that machines can have use for: pages, and encryption of what is in them.
+fn flags(facts: &LiveFacts) -> Vec<Check> {
+    let flags = facts.cpu_flags();
+    let has = |name: &str| flags.iter().any(|f| f == name);
+    // No setting gives a processor pages that it does not have.
+    let pages = |id, name, gives: &'static str| (id, name, gives, None);
+    let encrypts = |id, name, gives: &'static str| (id, name, gives, Some("vsc-run sev check"));
+    [
+        pages(
+            "flag-pse",
+            "pse",
+            "pages of 2 MiB: `memory.hugepages: 2M`, transparent huge pages",
+        ),
+        pages(
+            "flag-pdpe1gb",
+            "pdpe1gb",
+            "pages of 1 GiB: `memory.hugepages: 1G`",
+        ),
+        encrypts(
+            "flag-sev",
+            "sev",
+            "guests with encrypted memory: `security: sev`",
+        ),
+        encrypts(
+            "flag-sev-es",
+            "sev_es",
+            "encrypted registers too: `security: sev-es`",
+        ),
+        encrypts(
+            "flag-sev-snp",
+            "sev_snp",
+            "memory that the host cannot exchange: `security: sev-snp`",
+        ),
+    ]
+    .into_iter()
+    .map(|(id, name, gives, remedy)| Check {
+        id,
+        what: name,
+        works: has(name),
+        needed: false,
+        detail: match has(name) {
+            true => gives.to_owned(),
+            false => format!("not among the processor's flags; it is for {gives}"),
+        },
+        remedy: remedy.filter(|_| !has(name)).map(str::to_owned),
+    })
+    .collect()
 }
 
 /// What KVM says of itself. A plain file below another root stands for a KVM that answers as it should.

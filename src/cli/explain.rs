@@ -6,7 +6,6 @@ use clap::Args;
 use serde::Serialize;
 use vsc::compile::{DevicePair, RunPlan, answers, domain_devices, machine_pairs};
 use vsc::diag::{Diagnostics, Origin, shown};
-use vsc::facts::{Root, Variables};
 use vsc::scenario::explain::{self, Article, Said};
 use vsc::scenario::presets::{self, Preset};
 use vsc::scenario::{self, Input, Layer, Override, Parsed};
@@ -14,7 +13,7 @@ use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 
 use super::Common;
 use super::reference;
-use super::run::{KeyArgs, Source, compile, report};
+use super::run::{KeyArgs, Source, compile, or_report, read, report};
 use super::table::table;
 use crate::say;
 
@@ -200,35 +199,23 @@ fn layer_of(key: &'static str, preset: &Preset) -> Layer {
 }
 
 /// Reads a scenario without compiling it, and says what is wrong in it. `None`: something is.
-fn read(source: Source<'_>, common: &Common) -> Option<Parsed> {
-    let home = Variables::of_process().home;
-    let root = Root(common.host_root.clone());
-    let parsed = match vsc::load(source.file, source.layers, home, common.settings(&root)) {
-        Ok(parsed) => parsed,
-        Err(messages) => {
-            report(&messages, common);
-            return None;
-        }
-    };
+fn read_right(source: Source<'_>, common: &Common) -> Option<Parsed> {
+    let parsed = read(source, common)?;
     let messages = Diagnostics::new(parsed.problems.clone(), parsed.sources.clone());
     report(&messages, common);
     (!messages.has_errors()).then_some(parsed)
 }
 
 fn key_of(what: &Path, key: &str, args: &ExplainArgs, common: &Common) -> u8 {
-    let article = match explain::explain(key) {
-        Ok(article) => article,
-        Err(messages) => {
-            report(&messages, common);
-            return crate::FAILED;
-        }
+    let Some(article) = or_report(explain::explain(key), common) else {
+        return crate::FAILED;
     };
     let feature = what.to_str().and_then(presets::feature);
     let mut layers: Vec<Layer> = feature.iter().map(|s| layer_of("feature", s)).collect();
     layers.extend(args.keys.layers());
     layers.extend(args.keys.overrides());
     let file = Some(what).filter(|_| feature.is_none());
-    let Some(parsed) = read(Source { file, layers }, common) else {
+    let Some(parsed) = read_right(Source { file, layers }, common) else {
         return crate::FAILED;
     };
     let said = parsed.said(&article);
@@ -259,7 +246,7 @@ fn a_preset(
     let mut layers = vec![layer_of(kind, preset)];
     layers.extend(args.keys.layers());
     layers.extend(args.keys.overrides());
-    let Some(parsed) = read(Source { file: None, layers }, common) else {
+    let Some(parsed) = read_right(Source { file: None, layers }, common) else {
         return crate::FAILED;
     };
     let mut says = parsed.sayings();

@@ -11,17 +11,22 @@ use vsc::xml::network::{self, NetworkSpec};
 use vsc::xml::pool::{self, PoolSpec};
 
 use super::Common;
-use super::run::{Source, read, report};
+use super::run::{Source, or_report, read, report};
 use crate::{run, say};
 
-/// Keys of disks that say how an image is made.
-const IMAGE_KEYS: [&str; 6] = [
+/// Keys of disks that say how an image is made, checked and opened here.
+const IMAGE_KEYS: [&str; 11] = [
     ".size",
     ".preallocation",
     ".cluster_size",
     ".lazy_refcounts",
     ".compression_type",
     ".secret_file",
+    ".secret.file",
+    ".secret.fd",
+    ".secret.credential",
+    ".secret.env",
+    ".max_virtual_size",
 ];
 
 /// Reads a scenario and describes it, for those who look at it or hand it over. `None`: errors were printed.
@@ -33,16 +38,25 @@ pub(super) fn describe(source: Source<'_>, common: &Common) -> Option<Descriptio
 pub(super) fn describe_parsed(parsed: Parsed, common: &Common) -> Option<Description> {
     let root = Root(common.host_root.clone());
     let facts = LiveFacts::new(root, Variables::of_process());
-    match vsc::describe(parsed, &facts) {
-        Ok(description) => {
-            report(&description.warnings, common);
-            Some(description)
-        }
-        Err(messages) => {
-            report(&messages, common);
-            None
-        }
-    }
+    or_report(vsc::describe(parsed, &facts), common)
+        .inspect(|description| report(&description.warnings, common))
+}
+
+/// The same as [`describe`], for those who look at what is wanted of the host: warnings about anything else are left
+/// out.
+pub(super) fn describe_host(source: Source<'_>, common: &Common) -> Option<Description> {
+    let root = Root(common.host_root.clone());
+    let facts = LiveFacts::new(root, Variables::of_process());
+    or_report(vsc::describe(read(source, common)?, &facts), common).inspect(|description| {
+        let mut warnings = description.warnings.clone();
+        let is_about = |key: &str| {
+            let top = key.split(['.', '[']).next();
+            key.starts_with("memory.hugepages") || matches!(top, Some("host" | "limits"))
+        };
+        let parsed = description.parsed();
+        warnings.list.retain(|d| parsed.names(d.span, is_about));
+        report(&warnings, common);
+    })
 }
 
 /// The XML of a description, with the scenario's own changes and those of `--xml-set`. `None`: errors were printed.
@@ -51,13 +65,7 @@ pub(super) fn domain_xml(
     sets: &[String],
     common: &Common,
 ) -> Option<xml::Exported> {
-    match vsc::export(description, sets) {
-        Ok(exported) => Some(exported),
-        Err(messages) => {
-            report(&messages, common);
-            None
-        }
-    }
+    or_report(vsc::export(description, sets), common)
 }
 
 /// Whether a key says how an image is made, which is not lost: it is made before the domain starts.

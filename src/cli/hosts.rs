@@ -10,7 +10,7 @@ use vsc::hosts::{Certificate, Host, Hosts, HostsError};
 use vsc::libvirt::{Machine, Virsh, machines};
 
 use super::Common;
-use super::run::report;
+use super::run::{or_report, report};
 use crate::{run, say};
 
 /// Arguments of `hosts`.
@@ -54,12 +54,9 @@ pub(super) fn run(args: &HostsArgs, common: &Common) -> u8 {
     let root = Root(common.host_root.clone());
     let variables = Variables::of_process();
     let settings = common.settings(&root);
-    let mut hosts = match Hosts::load(args.hosts.as_deref(), settings, &variables, &root) {
-        Ok(hosts) => hosts,
-        Err(messages) => {
-            report(&messages, common);
-            return crate::FAILED;
-        }
+    let hosts = Hosts::load(args.hosts.as_deref(), settings, &variables, &root);
+    let Some(mut hosts) = or_report(hosts, common) else {
+        return crate::FAILED;
     };
     report(&hosts.messages, common);
     let done = match &args.action {

@@ -1,4 +1,4 @@
-//! `vsc-run image tiny`: a small initrd from this host's programs, files and modules.
+//! `vsc-run image`: a small initrd from this host's programs, files and modules; a look into disk images.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use vsc_firmware::initrd::{Compression, TinyImage};
 use super::Common;
 use crate::run::result::write_bytes;
 use crate::{run, say};
+
+mod look;
 
 /// Arguments of `image`.
 #[derive(Debug, Args)]
@@ -21,6 +23,18 @@ pub(super) struct ImageArgs {
 enum Kind {
     /// An initrd with busybox (if this host has it), our init, and what you name.
     Tiny(TinyArgs),
+    /// Lists the partitions of a disk image, or what is in a directory of it. Nothing is mounted.
+    Ls(look::LsArgs),
+    /// Prints a file of a disk image.
+    Cat(look::CatArgs),
+    /// Copies a file or a directory out of a disk image.
+    Cp(look::CpArgs),
+    /// The process that looks into an image: standard input.
+    #[command(hide = true)]
+    Inside {
+        /// What is wanted, as JSON.
+        request: String,
+    },
 }
 
 /// Arguments of `image tiny`.
@@ -60,7 +74,16 @@ enum Packing {
 }
 
 pub(super) fn run(args: ImageArgs, common: &Common) -> u8 {
-    let Kind::Tiny(args) = args.kind;
+    match args.kind {
+        Kind::Tiny(args) => tiny(args, common),
+        Kind::Ls(args) => look::ls(&args, common),
+        Kind::Cat(args) => look::cat(&args),
+        Kind::Cp(args) => look::cp(&args, common),
+        Kind::Inside { request } => look::inside(&request),
+    }
+}
+
+fn tiny(args: TinyArgs, common: &Common) -> u8 {
     let image = TinyImage {
         programs: args.programs,
         copy: args.copy,

@@ -14,7 +14,7 @@ use vsc::scenario::{Input, Layer, Override, old, parse, presets, write};
 use vsc::xml;
 
 use super::Common;
-use super::run::report;
+use super::run::{or_report, report};
 use crate::say;
 
 /// Arguments of `import`.
@@ -42,12 +42,8 @@ pub(super) fn run(args: &ImportArgs, common: &Common) -> u8 {
         .and_then(|bytes| convert(&args.file, &bytes, common))
         .map(with_fitting_name)
         .and_then(|import| with_preset(import, args.preset.as_deref()));
-    let import = match imported {
-        Ok(import) => import,
-        Err(messages) => {
-            report(&messages, common);
-            return crate::FAILED;
-        }
+    let Some(import) = or_report(imported, common) else {
+        return crate::FAILED;
     };
     let text = format!(
         "# From {}, {}.\n{}",

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -13,25 +13,37 @@ use crate::say;
 mod attach;
 mod bench;
 mod child;
+mod confinement;
 mod cpu;
+mod ctl;
 mod describe;
 mod disk;
 mod doctor;
 mod explain;
 mod export;
 mod firmware;
+mod gc;
+mod host;
 mod hosts;
 mod image;
 mod import;
 mod info;
+mod locks;
 mod machines;
+mod net;
+mod payload;
 mod plan;
 mod ps;
 mod reference;
+mod registered;
+mod released;
 mod run;
 mod schema;
+mod secrets;
+mod sev;
 mod shell;
 mod table;
+mod tuned;
 
 /// Boots one virtual machine now, and puts everything back as it was.
 #[derive(Debug, Parser)]
@@ -80,6 +92,21 @@ struct Common {
 }
 
 impl Common {
+    /// What is wrong with the directory that stands in for the host.
+    fn no_root(&self) -> Option<String> {
+        let root = &self.host_root;
+        if root == Path::new("/") {
+            return None;
+        }
+        let why = match std::fs::metadata(root) {
+            Ok(metadata) if metadata.is_dir() => return None,
+            Ok(_) => "it is no directory".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        let root = root.display();
+        Some(format!("there is no directory {root} (--host-root): {why}"))
+    }
+
     /// Where the settings are.
     fn settings<'a>(&'a self, root: &'a vsc::facts::Root) -> vsc::SettingsFrom<'a> {
         match self.settings.as_deref() {
@@ -95,18 +122,22 @@ impl Common {
 enum Verb {
     /// Says what this host can run, and the one command that mends what it cannot.
     Doctor(doctor::DoctorArgs),
-    /// Builds initrds.
+    /// Builds initrds, and looks into disk images.
     Image(image::ImageArgs),
     /// Lists the firmware of this host, and selects by what it can do.
     Firmware(firmware::FirmwareArgs),
     /// Makes disk images, and says what one is.
     Disk(disk::DiskArgs),
+    /// Says who holds which image, and what keeps other machines off.
+    Locks(locks::LocksArgs),
     /// Turns domain XML of libvirt, or files of virt-scenario, into a scenario.
     Import(import::ImportArgs),
     /// Lists hypervisors, selects one, and asks it what it has.
     Hosts(hosts::HostsArgs),
     /// Lists running machines.
     Ps(ps::PsArgs),
+    /// Asks a run with a control socket how it is, or to end (scenario key `control`).
+    Ctl(ctl::CtlArgs),
     /// Lists saved VMs.
     List(machines::ListArgs),
     /// Runs a saved VM.
@@ -125,12 +156,20 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Shows what a scenario would become here: recommended against current, devices, host changes. Touches nothing.
     Plan(plan::PlanArgs),
+    /// Shows what a scenario's bridges need of the host, as commands, and who would do it. Touches nothing.
+    Net(net::NetArgs),
+    /// Prepares this host for a scenario, shows what is changed on it, and puts it back.
+    Host(host::HostArgs),
+    /// Puts back and removes what runs left that were killed.
+    Gc(gc::GcArgs),
     /// Prints the JSON Schema of the scenario language.
     Schema,
     /// Shows the CPU features of the host, of a guest, and how they differ.
     Cpu(cpu::CpuArgs),
     /// Says what this host's CPU, memory and KVM are.
     Info,
+    /// Encrypted guests (AMD SEV): what this host has of it, what it needs, launch policies.
+    Sev(sev::SevArgs),
     /// Asks for commands and sets up virtual machines with them: the shell of virt-scenario, and more.
     Shell(shell::ShellArgs),
     /// Measures how long starts take.
@@ -144,7 +183,7 @@ enum Verb {
 }
 
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
-const LATER: &[&str] = &["host", "gc", "sev", "top"];
+const LATER: &[&str] = &["top"];
 
 /// [`Cli`] as far as a run needs it. The table of verbs takes most of the time that parsing takes, and a run is what
 /// must start fast.
@@ -163,9 +202,11 @@ const VERBS: &[&str] = &[
     "image",
     "firmware",
     "disk",
+    "locks",
     "import",
     "hosts",
     "ps",
+    "ctl",
     "list",
     "start",
     "status",
@@ -175,9 +216,13 @@ const VERBS: &[&str] = &[
     "check",
     "explain",
     "plan",
+    "net",
+    "host",
+    "gc",
     "schema",
     "cpu",
     "info",
+    "sev",
     "shell",
     "bench",
     "version",
@@ -301,6 +346,20 @@ impl Wanted {
 /// Parses, runs, and returns the exit code.
 pub(crate) fn main(parent: Parent) -> u8 {
     let words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == vsc::tune::WARDEN) {
+        return match vsc::tune::warden(crate::run::detach::last_word) {
+            Ok(()) => 0,
+            Err(e) => {
+                say::err(&format!("no run has started this process: {e}"));
+                crate::FAILED
+            }
+        };
+    }
+    if let [_, first, rest @ ..] = &words[..]
+        && first == crate::run::registration::REGISTRAR
+    {
+        return crate::run::registration::registrar(rest);
+    }
     let cli = match parse(&words) {
         Ok(cli) => cli,
         Err(e) => {
@@ -312,15 +371,25 @@ pub(crate) fn main(parent: Parent) -> u8 {
             return 0;
         }
     };
+    if let Some(message) = cli.common.no_root() {
+        let wanted = Wanted::of(&words);
+        if !wanted.json {
+            say::err(&message);
+        }
+        let mut summary = Summary::failed(message);
+        return run::tell(&mut summary, wanted.result.as_deref(), wanted.json);
+    }
     match cli.verb {
         None => run::run(cli.run, &cli.common, parent),
         Some(Verb::Doctor(args)) => doctor::run(&args, &cli.common),
         Some(Verb::Image(args)) => image::run(args, &cli.common),
         Some(Verb::Firmware(args)) => firmware::run(&args, &cli.common),
         Some(Verb::Disk(args)) => disk::run(args, &cli.common),
+        Some(Verb::Locks(args)) => locks::run(&args, &cli.common),
         Some(Verb::Import(args)) => import::run(&args, &cli.common),
         Some(Verb::Hosts(args)) => hosts::run(&args, &cli.common),
         Some(Verb::Ps(args)) => ps::run(&args, &cli.common),
+        Some(Verb::Ctl(args)) => ctl::run(&args, &cli.common),
         Some(Verb::List(args)) => machines::list(&args, &cli.common),
         Some(Verb::Start(args)) => machines::start(&args, &cli.common, parent),
         Some(Verb::Status(args)) => machines::status(&args, &cli.common),
@@ -330,9 +399,13 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Check(args)) => explain::check(&args, &cli.common),
         Some(Verb::Explain(args)) => explain::explain(&args, &cli.common),
         Some(Verb::Plan(args)) => plan::plan(&args, &cli.common),
+        Some(Verb::Net(args)) => net::run(&args, &cli.common),
+        Some(Verb::Host(args)) => host::run(&args, &cli.common),
+        Some(Verb::Gc(args)) => gc::run(&args, &cli.common),
         Some(Verb::Schema) => schema::run(),
         Some(Verb::Cpu(args)) => cpu::run(&args, &cli.common),
         Some(Verb::Info) => info::run(&cli.common),
+        Some(Verb::Sev(args)) => sev::run(&args, &cli.common),
         Some(Verb::Shell(args)) => shell::run(args, &cli.common),
         Some(Verb::Bench(args)) => bench::run(&args, &cli.common),
         Some(Verb::Version) => describe::version(&cli.common),

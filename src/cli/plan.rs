@@ -12,10 +12,12 @@
 //! | `settings` | every value: `key`, `value`, `origin` |
 //! | `answers` | what nobody said and the domain needs, in the form of `settings` |
 //! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
-//! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not); `skipped_all`: why none is made |
+//! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not), `note` (what else is to be known), `act` (what does it; `null` where it cannot be done), `required` (without it there is no run); `skipped_all`: why none is made |
+//! | `locks` | how the monitor locks the images (`null`: it does not run it): `driver`, `config` (directories of lockspaces), `disks`: `disk`, `image`, `access`, `bytes` of the image, `besides`: byte 0 of the image or a file of a lockspace, `alone` (a write lock there) |
+//! | `sandbox` | the confinement of the run (`null`: the monitor does not run it): `enabled`; `system_calls`: `thread`, `allowed` (how many); `seccomp`, `landlock` (ABI version, 0 for none): of this host (`null`: a directory stands for it); `paths`: `path`, `access`; `capabilities` that may be left; `limits`: `heap_more` (bytes), `files_more`, `core` |
 //! | `images` | images that the first run makes: `disk`, `path`, `size` (bytes), `format` |
 //! | `xml_changes` | what `xml` and `--xml-set` change of the domain XML: `path`, `old`, `new` (`null`: nothing) |
-//! | `monitor` | `runs`; `devices`: `guest`, `host`, `id` of what it would run; `left_out`: keys; `problems`: why it cannot, as messages |
+//! | `monitor` | `runs`; `devices`: `guest`, `host`, `id` of what it would run; `shares`: `what`, `how`, what the host gives it where that is not as usual; `cgroup`: `directory` (its name ends with the number of the process, `PID` here), `slices` that are made, `controllers`: file, what it says, what it is to say, `values`: `key`, `file`, `new`, `advice`: lines about the whole slice (`null`: no limit needs one); `left_out`: keys; `problems`: why it cannot, as messages |
 //! | `domain` | the machine with every open question answered, in canonical keys |
 //! | `warnings` | what is legal but unwise, as messages |
 //!
@@ -30,19 +32,21 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use vsc::compile::{
-    Description, DevicePair, Difference, DomainDevice, HostPlan, Making, answers, domain_devices,
-    machine_pairs,
+    Cgroup, Description, DevicePair, Difference, DomainDevice, HostPlan, Limit, Making, Share,
+    answers, domain_devices, machine_pairs, shares,
 };
 use vsc::diag::{Origin, Record, Severity, shown};
 use vsc::domain::Domain;
+use vsc::locks::{LockPlan, Place};
 use vsc::scenario::keys::{self, Kind};
 use vsc::scenario::presets::{FEATURES, PRESETS};
-use vsc::scenario::{Layer, Setting};
+use vsc::scenario::{Layer, Override, Setting};
 use vsc::xml::Changed;
 
 use super::Common;
+use super::confinement::Confinement;
 use super::export::{describe, domain_xml};
-use super::run::{KeyArgs, Source};
+use super::run::{KeyArgs, Source, command_layer};
 use super::table::table;
 use crate::say;
 
@@ -59,8 +63,11 @@ pub(super) struct PlanArgs {
     /// Every setting with its origin, defaults as well.
     #[arg(long)]
     all: bool,
+    /// Of a run without confinement.
+    #[arg(long)]
+    no_sandbox: bool,
     /// Lists the presets and the feature sets instead.
-    #[arg(long, conflicts_with_all = ["scenario", "all", "xml_set", "command"])]
+    #[arg(long, conflicts_with_all = ["scenario", "all", "no_sandbox", "xml_set", "command"])]
     list: bool,
     /// The command to run in the guest.
     #[arg(last = true, value_name = "CMD")]
@@ -78,6 +85,9 @@ struct Answer<'a> {
     answers: Vec<Setting>,
     devices: Vec<Device>,
     host: &'a HostPlan,
+    locks: Option<&'a LockPlan>,
+    /// How the monitor's process is confined; none where it does not run the machine.
+    sandbox: Option<Confinement>,
     images: &'a [Making],
     xml_changes: Vec<Changed>,
     monitor: Monitor<'a>,
@@ -92,10 +102,20 @@ struct Device {
     monitor: bool,
 }
 
+/// The cgroup of a run.
+#[derive(Serialize)]
+struct Kept<'a> {
+    directory: PathBuf,
+    #[serde(flatten)]
+    cgroup: &'a Cgroup,
+}
+
 #[derive(Serialize)]
 struct Monitor<'a> {
     runs: bool,
     devices: Vec<DevicePair>,
+    shares: Vec<Share>,
+    cgroup: Option<Kept<'a>>,
     left_out: &'a [String],
     problems: Vec<Record>,
 }
@@ -113,14 +133,12 @@ pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
         return list(common);
     }
     let mut layers = args.keys.layers();
-    layers.extend(args.keys.overrides());
-    if !args.command.is_empty() {
-        let words = args
-            .command
-            .iter()
-            .map(|w| w.to_string_lossy().into_owned());
-        layers.push(Layer::Command(words.collect()));
+    if args.no_sandbox {
+        let flag = Override::flag("--no-sandbox", "sandbox", "false");
+        layers.push(Layer::Flag(flag));
     }
+    layers.extend(args.keys.overrides());
+    layers.extend(command_layer(&args.command));
     let file = args.scenario.as_deref();
     let Some(description) = describe(Source { file, layers }, common) else {
         return crate::FAILED;
@@ -131,7 +149,8 @@ pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
         Some(Some(exported)) => exported.changed,
         Some(None) => return crate::FAILED,
     };
-    let answer = Answer::of(&description, xml_changes);
+    let live = common.host_root == std::path::Path::new("/");
+    let answer = Answer::of(&description, xml_changes, live);
     if common.json {
         say::out(&(serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"));
     } else {
@@ -204,8 +223,52 @@ fn disk_is_here(domain: &Domain, key: &str) -> bool {
     })
 }
 
+/// What would be changed on the host, for people.
+pub(super) fn host_changes(plan: &HostPlan) -> String {
+    let rows = plan.changes.iter().map(|change| {
+        let old = change.old.as_deref().unwrap_or("-");
+        let skipped = change.skipped.as_ref().map(|why| format!("skipped: {why}"));
+        let remarks: Vec<String> = skipped.into_iter().chain(change.note.clone()).collect();
+        vec![
+            change.what.clone(),
+            change.path.display().to_string(),
+            format!("{old} → {}", change.new),
+            change.origin.to_string(),
+            remarks.join("; "),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut text = table(&["KEY", "FILE", "CHANGE", "ORIGIN", ""], &rows);
+    if let Some(why) = &plan.skipped_all {
+        text += &format!("Nothing of it is done: {}\n", shown(why));
+    }
+    text
+}
+
+/// How each image is locked.
+fn lock_table(locks: &LockPlan) -> String {
+    let rows = locks.disks.iter().map(|disk| {
+        let bytes = (!disk.bytes.is_empty()).then(|| format!("bytes {}", disk.bytes));
+        let besides = disk.besides.iter().map(|place| match place {
+            Place::Image => "byte 0".to_owned(),
+            place => place.file(&disk.image).display().to_string(),
+        });
+        let all: Vec<String> = bytes.into_iter().chain(besides).collect();
+        vec![
+            disk.disk.clone(),
+            disk.access.clone(),
+            match all.is_empty() {
+                true => "none".to_owned(),
+                false => all.join("; "),
+            },
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    table(&["DISK", "ACCESS", "LOCKED"], &rows)
+}
+
 impl<'a> Answer<'a> {
-    fn of(description: &'a Description, xml_changes: Vec<Changed>) -> Self {
+    fn of(description: &'a Description, xml_changes: Vec<Changed>, live: bool) -> Self {
         let Description {
             domain,
             host,
@@ -238,6 +301,11 @@ impl<'a> Answer<'a> {
             settings,
             devices: domain_devices(domain).into_iter().map(device).collect(),
             host,
+            locks: monitor.as_ref().ok().map(|(_, run)| &run.locks),
+            sandbox: monitor
+                .as_ref()
+                .ok()
+                .map(|(resources, run)| Confinement::of(resources, run, live)),
             images,
             xml_changes,
             monitor: Monitor {
@@ -245,6 +313,17 @@ impl<'a> Answer<'a> {
                 devices: match monitor {
                     Ok((resources, _)) => machine_pairs(resources),
                     Err(_) => Vec::new(),
+                },
+                shares: match monitor {
+                    Ok((resources, _)) => shares(resources),
+                    Err(_) => Vec::new(),
+                },
+                cgroup: match monitor {
+                    Ok((_, run)) => run.cgroup.as_ref().map(|cgroup| Kept {
+                        directory: cgroup.directory("PID"),
+                        cgroup,
+                    }),
+                    Err(_) => None,
                 },
                 left_out,
                 problems: match monitor {
@@ -277,7 +356,10 @@ impl<'a> Answer<'a> {
         }
         section("Devices", self.pairs());
         if !self.host.changes.is_empty() {
-            section("Host", self.host());
+            section("Host", host_changes(self.host));
+        }
+        if let Some(locks) = self.locks.filter(|locks| !locks.disks.is_empty()) {
+            section("Locks", lock_table(locks));
         }
         if !self.images.is_empty() {
             section("Images that the first run makes", self.images());
@@ -286,6 +368,9 @@ impl<'a> Answer<'a> {
             section("Changes of the domain XML", self.xml_changes());
         }
         section("Monitor", self.monitor());
+        if let Some(sandbox) = &self.sandbox {
+            section("Confinement, after set-up", sandbox.text());
+        }
         text
     }
 
@@ -332,29 +417,6 @@ impl<'a> Answer<'a> {
         table(&["GUEST", "HOST", "KEY", "MONITOR"], &rows)
     }
 
-    fn host(&self) -> String {
-        let rows = self.host.changes.iter().map(|change| {
-            let old = change.old.clone().unwrap_or_else(|| "-".into());
-            vec![
-                change.what.clone(),
-                change.path.display().to_string(),
-                format!("{old} → {}", change.new),
-                change.origin.to_string(),
-                change
-                    .skipped
-                    .clone()
-                    .map(|why| format!("skipped: {why}"))
-                    .unwrap_or_default(),
-            ]
-        });
-        let rows: Vec<_> = rows.collect();
-        let mut text = table(&["KEY", "FILE", "CHANGE", "ORIGIN", ""], &rows);
-        if let Some(why) = &self.host.skipped_all {
-            text += &format!("Nothing of it is done: {}\n", shown(why));
-        }
-        text
-    }
-
     fn images(&self) -> String {
         let rows = self.images.iter().map(|making| {
             let size = making.size;
@@ -388,7 +450,18 @@ impl<'a> Answer<'a> {
             keys => format!(", leaving out {}", keys.join(", ")),
         };
         if self.monitor.runs {
-            return format!("The monitor of this program runs it{left_out}.\n");
+            let rows = self.monitor.shares.iter();
+            let rows: Vec<_> = rows.map(|s| vec![s.what.clone(), s.how.clone()]).collect();
+            let shares = match rows.is_empty() {
+                true => String::new(),
+                false => table(&["FOR", "WHAT THE HOST GIVES"], &rows),
+            };
+            let limits = self
+                .monitor
+                .cgroup
+                .as_ref()
+                .map_or_else(String::new, limits);
+            return format!("The monitor of this program runs it{left_out}.\n{shares}{limits}");
         }
         let mut text = "The monitor of this program cannot run it:\n".to_owned();
         let errors = self.monitor.problems.iter();
@@ -401,4 +474,27 @@ impl<'a> Answer<'a> {
         }
         text
     }
+}
+
+/// What a cgroup keeps, and how.
+fn limits(kept: &Kept<'_>) -> String {
+    let row = |value: &Limit| vec![value.key.clone(), value.file.clone(), value.new.clone()];
+    let rows: Vec<_> = kept.cgroup.values.iter().map(row).collect();
+    let mut text = format!("In the cgroup {}\n", kept.directory.display());
+    if !rows.is_empty() {
+        text += &table(&["KEY", "FILE", "LIMIT"], &rows);
+    }
+    for path in &kept.cgroup.slices {
+        text += &format!(
+            "in {}, which is made where it is not there\n",
+            path.display()
+        );
+    }
+    for (path, now, then) in kept.cgroup.controllers.iter().filter(|(_, a, b)| a != b) {
+        text += &format!("{}: {now:?} → {then:?}\n", path.display());
+    }
+    for line in &kept.cgroup.advice {
+        text += &format!("{line}\n");
+    }
+    text
 }

@@ -1,14 +1,21 @@
 //! `vsc-run ps`: running machines, found by the memfd that holds their RAM. No file is kept for this anywhere.
+//!
+//! Whose memory this user may see, those are listed: their own, and to root all. Machines of others are private unless
+//! they were registered (`register: true`), which the name of their process says: the kernel shows that to everybody
+//! and lets nobody else change it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use vsc::runs::{self, Found};
 use vsc::store::Stat;
 
 use super::Common;
 use super::machines::{StoreArgs, clock};
+use super::table::table;
+use crate::run::mark;
 use crate::say;
 
 /// A running machine.
@@ -20,6 +27,12 @@ struct Machine {
     memory_bytes: u64,
     /// The saved VM that it is.
     saved: Option<String>,
+    /// The run, where it has a control socket.
+    run: Option<String>,
+    /// That socket.
+    control: Option<PathBuf>,
+    /// It is shown to others.
+    registered: bool,
 }
 
 /// Arguments of `ps`.
@@ -27,6 +40,9 @@ struct Machine {
 pub(super) struct PsArgs {
     #[command(flatten)]
     store: StoreArgs,
+    /// Registered machines of other users as well, by the first letters of their names.
+    #[arg(long)]
+    all: bool,
 }
 
 pub(super) fn run(args: &PsArgs, common: &Common) -> u8 {
@@ -41,6 +57,21 @@ pub(super) fn run(args: &PsArgs, common: &Common) -> u8 {
             machine.saved = Some(entry.name);
         }
     }
+    for found in runs_of(common) {
+        let record = found.record.as_ref().filter(|_| found.lives);
+        let process = record.map(|r| &r.process);
+        let process = process.filter(|p| p.uptime(&proc).is_some());
+        let machine = process.and_then(|p| machines.iter_mut().find(|m| m.pid == p.pid));
+        if let Some(machine) = machine {
+            machine.control = found.socket();
+            machine.run = Some(found.id);
+        }
+    }
+    if args.all {
+        let known: Vec<u32> = machines.iter().map(|m| m.pid).collect();
+        machines.extend(others(&proc, &known));
+        machines.sort_by_key(|m| m.pid);
+    }
     if common.json {
         say::out(&format!(
             "{}\n",
@@ -48,21 +79,80 @@ pub(super) fn run(args: &PsArgs, common: &Common) -> u8 {
         ));
         return 0;
     }
-    let mut text = format!(
-        "{:<24} {:>8} {:>10} {:>10}  SAVED\n",
-        "NAME", "PID", "UPTIME", "MEMORY"
-    );
-    for m in machines {
-        let uptime = clock(m.uptime_seconds);
-        let mib = m.memory_bytes >> 20;
-        let saved = m.saved.map_or_else(String::new, |name| format!("  {name}"));
-        text += &format!(
-            "{:<24} {:>8} {:>10} {:>6} MiB{saved}\n",
-            m.name, m.pid, uptime, mib
-        );
+    if machines.is_empty() {
+        say::out("no machine runs\n");
+        return 0;
     }
-    say::out(&text);
+    let none = || "-".to_owned();
+    let row = |m: Machine| {
+        vec![
+            m.name,
+            m.pid.to_string(),
+            clock(m.uptime_seconds),
+            format!("{} MiB", m.memory_bytes >> 20),
+            m.run.unwrap_or_else(none),
+            if m.registered { "yes" } else { "no" }.to_owned(),
+            m.saved.unwrap_or_else(none),
+        ]
+    };
+    let rows: Vec<_> = machines.into_iter().map(row).collect();
+    let head = [
+        "NAME",
+        "PID",
+        "UPTIME",
+        "MEMORY",
+        "RUN",
+        "REGISTERED",
+        "SAVED",
+    ];
+    say::out(&table(&head, &rows));
     0
+}
+
+/// What this user's runs have as state; nothing where they cannot have any.
+pub(super) fn runs_of(common: &Common) -> Vec<Found> {
+    let found = super::run::runs_base().and_then(|base| {
+        let below = base.strip_prefix("/").unwrap_or(&base);
+        runs::list(&common.host_root.join(below))
+    });
+    found.unwrap_or_default()
+}
+
+/// Registered machines that are not among those known.
+fn others(proc: &Path, known: &[u32]) -> Vec<Machine> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| !known.contains(pid))
+        .filter_map(|pid| {
+            let dir = proc.join(u32::to_string(&pid));
+            let name = mark::of(&dir)?;
+            Some(Machine {
+                name,
+                uptime_seconds: uptime(proc, pid),
+                // Others see only how much of it there is.
+                memory_bytes: shared_memory(&dir),
+                registered: true,
+                saved: None,
+                run: None,
+                control: None,
+                pid,
+            })
+        })
+        .collect()
+}
+
+/// Shared memory of a process that is there, bytes: RssShmem of /proc/PID/status (proc_pid_status(5)).
+fn shared_memory(dir: &Path) -> u64 {
+    let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssShmem:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map_or(0, |kib| kib << 10)
+}
+
+fn uptime(proc: &Path, pid: u32) -> u64 {
+    let stat = Stat::of(proc, pid);
+    stat.and_then(|stat| stat.uptime(proc))
+        .map_or(0, |up| up.as_secs())
 }
 
 fn scan(proc: &Path) -> Vec<Machine> {
@@ -90,10 +180,11 @@ fn machine(proc: &Path, pid: u32) -> Option<Machine> {
     Some(Machine {
         name,
         pid,
-        uptime_seconds: Stat::of(proc, pid)
-            .and_then(|stat| stat.uptime(proc))
-            .map_or(0, |up| up.as_secs()),
+        uptime_seconds: uptime(proc, pid),
         saved: None,
+        run: None,
+        control: None,
+        registered: mark::of(&dir).is_some(),
         memory_bytes,
     })
 }
@@ -126,7 +217,10 @@ mod tests {
                 pid: 100,
                 uptime_seconds: 59,
                 memory_bytes: 0,
-                saved: None
+                saved: None,
+                run: None,
+                control: None,
+                registered: false,
             }]
         );
     }

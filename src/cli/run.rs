@@ -1,8 +1,7 @@
 //! `vsc-run [SCENARIO] [-- CMD [ARG…]]`: the main job.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,17 +9,22 @@ use clap::Args;
 use vsc::compile::{Plan, Stdio};
 use vsc::diag::Diagnostics;
 use vsc::facts::{LiveFacts, Root, Variables};
+use vsc::runs::{self, RunsError};
 use vsc::scenario::{Layer, Override, Parsed};
 use vsc_devices::stream::Endpoint;
 use vsc_devices::virtio::console::{ConsoleSpec, PortSpec};
+use vsc_vmm::kvm::Host;
 use vsc_vmm::resources::Payload;
 
 use super::Common;
 use super::export::{describe_parsed, domain_xml};
 use super::machines::{self, StoreArgs};
+use super::payload::{is_initrd, kernel_cache};
+use super::tuned;
 use crate::run::ending::{Ending, OUR_ERROR};
+use crate::run::outside::{Errand, Errands, Outside};
 use crate::run::ready::Ready;
-use crate::run::result::{Summary, write_whole};
+use crate::run::result::{self, Summary, write_whole};
 use crate::run::signals::Parent;
 use crate::run::{self, Job, Verbosity, command};
 use crate::say;
@@ -46,6 +50,15 @@ pub(super) struct RunArgs {
     /// Sets a place of the exported XML: `devices/video/model/@heads=2`.
     #[arg(long, value_name = "XPATH=VALUE", requires = "export_xml")]
     xml_set: Vec<String>,
+    /// The run has a control socket, for `vsc-run ctl`.
+    #[arg(long, conflicts_with_all = ["export_xml", "on"])]
+    control: bool,
+    /// Shows the machine to other users: `vsc-run ps --all`, machinectl.
+    #[arg(long, conflicts_with_all = ["export_xml", "on"])]
+    register: bool,
+    /// Runs without confinement: a guest that breaks out of the machine can do whatever you can.
+    #[arg(long, conflicts_with_all = ["export_xml", "on"])]
+    no_sandbox: bool,
     /// Says on standard error where the time went.
     #[arg(long)]
     timing: bool,
@@ -124,7 +137,7 @@ pub(super) fn read(source: Source<'_>, common: &Common) -> Option<Parsed> {
     let home = Variables::of_process().home;
     let settings = common.settings(&root);
     let parsed = vsc::load(source.file, source.layers, home, settings);
-    parsed.map_err(|messages| report(&messages, common)).ok()
+    or_report(parsed, common)
 }
 
 /// Reads, compiles, and says what there is to say about it. `None`: errors were printed.
@@ -136,16 +149,36 @@ pub(super) fn compile(source: Source<'_>, common: &Common) -> Option<Plan> {
 pub(super) fn compile_parsed(parsed: Parsed, common: &Common) -> Option<Plan> {
     let root = Root(common.host_root.clone());
     let facts = LiveFacts::new(root, Variables::of_process());
-    match vsc::compile(parsed, &facts) {
-        Ok(plan) => {
-            report(&plan.warnings, common);
-            Some(plan)
-        }
-        Err(messages) => {
-            report(&messages, common);
-            None
+    or_report(vsc::compile(parsed, &facts), common).inspect(|plan| report(&plan.warnings, common))
+}
+
+/// The same for a run: with a directory in the place of the host, the machine still is this host's.
+pub(super) fn compile_to_run(parsed: Parsed, common: &Common) -> Option<Plan> {
+    let root = Root(common.host_root.clone());
+    let mut facts = LiveFacts::new(root.clone(), Variables::of_process());
+    if root != Root::default() {
+        facts = facts.with_kvm(Host::probe(), None).with_kernels_here();
+        if !common.quiet {
+            say::err(&format!(
+                "the host's facts are those of {}, and that is changed in its place; the machine runs on this host",
+                root.0.display()
+            ));
         }
     }
+    or_report(vsc::compile(parsed, &facts), common).inspect(|plan| report(&plan.warnings, common))
+}
+
+/// What came of it; `None` after its errors are printed.
+pub(super) fn or_report<T>(outcome: Result<T, Diagnostics>, common: &Common) -> Option<T> {
+    outcome.map_err(|messages| report(&messages, common)).ok()
+}
+
+/// The layer of a command line. Only messages show it; the command gets its words as they are.
+pub(super) fn command_layer(command: &[OsString]) -> Option<Layer> {
+    let words = command
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned());
+    (!command.is_empty()).then(|| Layer::Command(words.collect()))
 }
 
 pub(super) fn report(messages: &Diagnostics, common: &Common) {
@@ -176,12 +209,6 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     // A run tells everything in its result; an export's messages stand for themselves.
     if common.json && !args.export_xml {
         say::silence();
-    }
-    if common.host_root != Path::new("/") && !args.export_xml {
-        let message =
-            "a run is on this host, not on a directory (--host-root); check and explain take one";
-        say::err_unkept(message);
-        return finish(Summary::failed(message.into()), &args, common);
     }
     let mut layers = args.keys.layers();
     let mut file = args.scenario.as_deref();
@@ -220,15 +247,15 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             timeout,
         )));
     }
-    layers.extend(args.keys.overrides());
-    if !args.command.is_empty() {
-        // Only messages show these; the command gets its words as they are.
-        let shown = args
-            .command
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned());
-        layers.push(Layer::Command(shown.collect()));
+    for (flag, key, value, given) in [
+        ("--control", "control", "true", args.control),
+        ("--register", "register", "true", args.register),
+        ("--no-sandbox", "sandbox", "false", args.no_sandbox),
+    ] {
+        layers.extend(given.then(|| Layer::Flag(Override::flag(flag, key, value))));
     }
+    layers.extend(args.keys.overrides());
+    layers.extend(command_layer(&args.command));
     if args.export_xml {
         return super::export::domain(Source { file, layers }, &args.xml_set, common);
     }
@@ -257,7 +284,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
         say::err_unkept(message);
         return finish(Summary::failed(message.into()), &args, common);
     }
-    let summary = match compile_parsed(parsed, common) {
+    let summary = match compile_to_run(parsed, common) {
         Some(plan) => {
             let launch = Launch {
                 image,
@@ -265,6 +292,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
                 count: args.timing || args.result.is_some() || common.json,
                 started,
                 ready: None,
+                errands: result::errands(args.result.as_deref()),
             };
             launch.run(plan, common, parent)
         }
@@ -308,21 +336,13 @@ fn elsewhere(
     }
 }
 
-/// Where kernels are kept in the form in which they can be mapped; nowhere when `VSC_CACHE=off`.
-fn kernel_cache() -> Option<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    let base = match set("VSC_CACHE") {
-        Some(word) if word.as_os_str() == "off" => return None,
-        Some(dir) => return Some(dir.join("kernels")),
-        None => set("XDG_CACHE_HOME")
-            .filter(|p| p.is_absolute())
-            .or_else(|| Some(set("HOME")?.join(".cache")))?,
-    };
-    Some(base.join("vsc/kernels"))
+/// Where the runs of this user have their state.
+pub(super) fn runs_base() -> Result<PathBuf, RunsError> {
+    runs::base(
+        std::env::var_os("XDG_RUNTIME_DIR")
+            .as_deref()
+            .map(Path::new),
+    )
 }
 
 /// Where the init of an image of ours, if it is one, tells the status of what it ran, on the machine's console.
@@ -357,6 +377,8 @@ pub(super) struct Launch<'a> {
     pub(super) started: Instant,
     /// Whom to tell that the guest lives.
     pub(super) ready: Option<Ready>,
+    /// What is written after its end.
+    pub(super) errands: Errands<'a>,
 }
 
 impl Launch<'_> {
@@ -368,6 +390,17 @@ impl Launch<'_> {
 
 fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> Summary {
     let image = how.image;
+    let control_in = match plan.run.control.then(runs_base).transpose() {
+        Ok(base) => base.map(|base| (base, runs::new_id())),
+        Err(e) => {
+            say::err_unkept(&e.to_string());
+            return Summary::failed(e.to_string());
+        }
+    };
+    let secrets = match super::secrets::read(&mut plan, common) {
+        Ok(secrets) => secrets,
+        Err(why) => return Summary::failed(why),
+    };
     if let Err(code) = super::disk::make_all(std::mem::take(&mut plan.images), common) {
         let message = "a disk image could not be made".to_owned();
         let mut summary = Summary::failed(message);
@@ -423,11 +456,12 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
             .serials
             .iter()
             .any(|s| on_terminal(&s.endpoint));
-    let job = Job {
+    let mut job = Job {
         resources: plan.resources,
         command,
         control: command || image,
         descriptors: &plan.run.descriptors,
+        secrets,
         interactive,
         verbosity: match (common.quiet, common.verbose) {
             (true, _) => Verbosity::Quiet,
@@ -437,8 +471,61 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         count_exits: how.count,
         started: how.started,
         ready: how.ready,
+        control_in,
+        unconfined: plan.run.unconfined,
+        swept: false,
+        removes: plan.run.locks.directories(),
     };
-    let summary = run::run(job, parent);
+    // Before this process is where its children would be, too.
+    let registration =
+        match super::registered::registered(plan.run.register, &job.resources.name, common) {
+            Ok(registration) => registration,
+            Err(why) => return failed(why),
+        };
+    // Given up after the machine has closed its images.
+    let locks = match plan.run.locks.take() {
+        Ok(locks) => locks,
+        Err(e) => return failed(run::chain(&e)),
+    };
+    // Before this process is in a group that is to go, or may do less than now.
+    let limits = plan.run.cgroup.as_ref();
+    let limits = limits.map(|cgroup| cgroup.changes(std::process::id()));
+    let mut changes = limits.unwrap_or_default();
+    let mut leftovers = run::leftovers::of(&job.resources, job.control_in.as_ref());
+    let new = run::leftovers::are_new(&leftovers);
+    if common.host_root == Path::new("/") {
+        changes.append(&mut leftovers);
+    }
+    // What a run makes is this host's, whatever stands in for it elsewhere.
+    let kept = match tuned::keep(&job.resources.name, &leftovers) {
+        Ok(kept) => kept,
+        Err(why) => return failed(why),
+    };
+    let tuned = match tuned::begin(&job.resources.name, &plan.host, changes, common) {
+        Ok(tuned) => tuned,
+        Err(why) => return failed(why),
+    };
+    let outside = super::released::outside(!job.unconfined, how.errands, &plan.run.locks);
+    let mut outside = match outside {
+        Ok(outside) => outside,
+        Err(why) => return failed(why),
+    };
+    job.swept = new && (kept.is_some() || tuned.sweeps());
+    let inside = plan
+        .run
+        .cgroup
+        .as_ref()
+        .map(|cgroup| run::cgroup::enter(cgroup, &Root(common.host_root.clone())));
+    if let Err(e) = inside.transpose() {
+        return failed(run::chain(&e));
+    }
+    let mut summary = run::run(job, parent);
+    summary.host.clone_from(&tuned.told);
+    drop(registration);
+    super::released::locks(locks, &mut outside);
+    summary.outside = outside;
+    tuned.end(common);
+    drop(kept);
     if let Some(sentence) = summary.ending.sentence() {
         if summary.ending.wants_console() && !common.quiet {
             last_words(&summary, shown);
@@ -464,6 +551,12 @@ fn last_words(summary: &Summary, shown: bool) {
     }
 }
 
+/// A run that never was; says why.
+fn failed(why: String) -> Summary {
+    say::err_unkept(&why);
+    Summary::failed(why)
+}
+
 fn finish(mut summary: Summary, args: &RunArgs, common: &Common) -> u8 {
     if args.timing {
         say::err_unkept(&summary.timing());
@@ -474,8 +567,13 @@ fn finish(mut summary: Summary, args: &RunArgs, common: &Common) -> u8 {
 /// Writes how a run ended for programs to read, and returns the exit code.
 pub(super) fn tell(summary: &mut Summary, file: Option<&Path>, json: bool) -> u8 {
     summary.messages = say::kept();
+    let text = file.map(|_| summary.json()).unwrap_or_default();
+    let written = |path: &Path, outside: Option<&mut Outside>| match outside {
+        Some(outside) => outside.run(Errand::Result, text.as_bytes()),
+        None => write_whole(path, &text).map_err(|e| e.to_string()),
+    };
     if let Some(path) = file
-        && let Err(e) = write_whole(path, &summary.json())
+        && let Err(e) = written(path, summary.outside.as_mut())
     {
         say::err(&format!(
             "cannot write the result file {}: {e}",
@@ -488,26 +586,4 @@ pub(super) fn tell(summary: &mut Summary, file: Option<&Path>, json: bool) -> u8
         say::json(&summary.json_line());
     }
     summary.code
-}
-
-/// Whether a file is an initrd: a cpio archive, plain or compressed, as the kernel recognises them
-/// (lib/decompress.c, init/initramfs.c). Of anything but a file nothing is read: what was taken out of a pipe would
-/// be lacking in the scenario.
-fn is_initrd(path: &Path) -> bool {
-    const MAGICS: [&[u8]; 7] = [
-        b"070701",
-        b"070702",
-        b"\x1f\x8b",
-        b"\xfd7zXZ\0",
-        b"\x28\xb5\x2f\xfd",
-        b"\x02\x21\x4c\x18",
-        b"BZh",
-    ];
-    let mut head = [0u8; 6];
-    if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
-        return false;
-    }
-    File::open(path)
-        .and_then(|mut f| f.read_exact(&mut head))
-        .is_ok_and(|()| MAGICS.iter().any(|magic| head.starts_with(magic)))
 }

@@ -17,6 +17,11 @@ pub(super) fn compile(cpu: &Cpu, facts: &dyn Facts, problems: &mut Problems) -> 
         threads,
         ht,
         nested,
+        // Where they run is `placement`'s.
+        pin: _,
+        emulator_cpus: _,
+        scheduler: _,
+        priority: _,
     } = cpu;
     let given = |g: &Option<crate::diag::Spanned<u64>>| {
         g.map(|s| u32::try_from(s.value).unwrap_or(u32::MAX))

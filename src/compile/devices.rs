@@ -31,6 +31,9 @@ pub fn machine_pairs(resources: &VmResources) -> Vec<DevicePair> {
         name: _,
         cpus: _,
         memory: _,
+        // `threads` tells of these.
+        backing: _,
+        placement: _,
         irqchip: _,
         pit: _,
         payload: _,
@@ -83,6 +86,7 @@ fn image(disk: &BlkSpec) -> String {
         id: _,
         path,
         format,
+        encryption,
         read_only,
         cache,
         direct_io,
@@ -104,6 +108,9 @@ fn image(disk: &BlkSpec) -> String {
     }
     if *read_only {
         out.push_str(", read_only");
+    }
+    if encryption.is_some() {
+        out.push_str(", encryption=luks");
     }
     out.push(')');
     out

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use vsc_devices::virtio::blk::BlkSpec;
+use vsc_devices::virtio::blk::{BlkSpec, Discard, Lock, Luks};
 
 use crate::diag::{Diagnostic, Span, Spanned, quoted};
 use crate::facts::{Facts, FileError, FileKind};
@@ -34,6 +34,8 @@ pub(super) fn compile(
             block_size,
             device,
             size,
+            shareable,
+            encryption,
         } = &disk.value;
         let span = &disk.span;
         let Some(path) = path else {
@@ -93,22 +95,46 @@ pub(super) fn compile(
         let to_make = size.is_some_and(|s| s.value > 0);
         let is_disk = device.is_none_or(|d| d.value == "disk");
         if is_disk && !(to_make && facts.file(&path.value) == Err(FileError::Missing)) {
-            check_image(&path.value, path.span, locked, block, facts, problems);
+            // Bytes of a file that is not raw are not those of the disk.
+            let unit = if format.is_none_or(|f| f.value == "raw") {
+                block
+            } else {
+                1
+            };
+            check_image(&path.value, path.span, locked, unit, facts, problems);
         }
+        let encrypted = encryption.is_some_and(|e| e.value == "luks");
         out.push(BlkSpec {
             id: name,
             path: path.value.clone(),
+            encryption: encrypted.then(|| Luks {
+                secret: secret_end(index),
+            }),
             format: word(*format).unwrap_or_default(),
             read_only: locked,
             cache: word(*cache).unwrap_or_default(),
             direct_io: direct_io.map(|d| d.value),
             sync_mode: word(*sync),
-            discard: word(*discard).unwrap_or_default(),
+            discard: match word(*discard) {
+                Some(said) => said,
+                // Holes in a container show which of its blocks are in use.
+                None if encrypted => Discard::Ignore,
+                None => Discard::default(),
+            },
             logical_block_size: u32::try_from(block).unwrap_or(512),
+            lock: match shareable {
+                Some(shared) if shared.value => Lock::Shared,
+                _ => Lock::Exclusive,
+            },
             ..BlkSpec::new(PathBuf::new())
         });
     }
     out
+}
+
+/// Name of the descriptor that has the passphrase of a disk.
+pub(super) fn secret_end(index: usize) -> String {
+    format!("disks[{index}].secret")
 }
 
 fn check_image(

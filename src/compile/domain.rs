@@ -10,6 +10,7 @@ mod cpu;
 mod disks;
 mod firmware;
 mod ident;
+mod images;
 mod nets;
 mod platform;
 mod screens;
@@ -61,13 +62,16 @@ pub(super) fn build(
         root = map;
     }
     let storage = root.remove("storage").unwrap_or_default();
-    for key in ["preset", "feature", "store", "hosts", "on", "host"] {
+    for key in [
+        "preset", "feature", "store", "hosts", "on", "host", "control", "register", "sandbox",
+    ] {
         root.remove(key);
     }
     let mut cx = Cx {
         root,
         parsed,
         facts,
+        target: around.target,
         problems,
         gave_way: RefCell::default(),
     };
@@ -108,6 +112,7 @@ struct Cx<'a> {
     root: Map<String, Value>,
     parsed: &'a Parsed,
     facts: &'a dyn Facts,
+    target: Target,
     problems: &'a mut Problems,
     /// Recommendations that may have given way, each with the wish that it gave way to.
     gave_way: RefCell<Vec<(String, String)>>,
@@ -173,10 +178,7 @@ impl Cx<'_> {
         path: &str,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        let span = self.span(path);
-        self.problems.push(Diagnostic::error(code, span, message));
-        let last = self.problems.len() - 1;
-        &mut self.problems[last]
+        self.tell(Diagnostic::error(code, self.span(path), message))
     }
 
     fn warn(
@@ -185,8 +187,11 @@ impl Cx<'_> {
         path: &str,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        let span = self.span(path);
-        self.problems.push(Diagnostic::warning(code, span, message));
+        self.tell(Diagnostic::warning(code, self.span(path), message))
+    }
+
+    fn tell(&mut self, problem: Diagnostic) -> &mut Diagnostic {
+        self.problems.push(problem);
         let last = self.problems.len() - 1;
         &mut self.problems[last]
     }
@@ -202,7 +207,9 @@ impl Cx<'_> {
         let other = self.span(other);
         let d = self.error("E-CONFLICT", path, message);
         d.help = Some(help.into());
-        d.also.push((other, "the other one".into()));
+        if d.span != other {
+            d.also.push((other, "the other one".into()));
+        }
     }
 
     /// Whether a recommendation gives way: nobody asked for the one, somebody asked for the other.

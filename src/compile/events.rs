@@ -52,6 +52,13 @@ pub(super) fn limits(limits: &Limits, problems: &mut Problems) -> resources::Lim
         timeout,
         boot_deadline,
         stop_grace,
+        // What a cgroup limits is `limits`'s.
+        memory_max: _,
+        memory_high: _,
+        cpu_max: _,
+        pids_max: _,
+        io_max: _,
+        slice: _,
     } = limits;
     let defaults = resources::Limits::default();
     if let Some(grace) = stop_grace

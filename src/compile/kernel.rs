@@ -276,6 +276,9 @@ fn place_in_parts(
     Span::NONE
 }
 
+/// Where [`LiveFacts::kernels`](crate::facts::LiveFacts) looks.
+const LOOKED: &str = "Looked in $VSC_KERNELS, ~/.local/share/vsc/kernels, /usr/local/share/vsc/kernels, /usr/share/vsc/kernels, /boot";
+
 /// The kernel for a command when none is named: an installed one that this host can boot.
 fn choose(facts: &dyn Facts, problems: &mut Problems) -> Option<PathBuf> {
     let installed = facts.kernels();
@@ -299,10 +302,10 @@ fn choose(facts: &dyn Facts, problems: &mut Problems) -> Option<PathBuf> {
     );
     problems.push(match facts.host_kind() {
         HostKind::SoftwarePaging => d
-            .why("This host's KVM emulates kernel-mode code (kvm_pvm), so only vsc's own cpl3 kernel boots")
-            .help("Put vmlinux-cpl3 into ~/.local/share/vsc/kernels (firmware/kernel builds it), or name it: --kernel FILE"),
+            .why(format!("This host's KVM emulates kernel-mode code (kvm_pvm), so only vsc's own cpl3 kernel boots. {LOOKED}"))
+            .help("Put vmlinux-cpl3 into ~/.local/share/vsc/kernels (firmware/kernel builds it), name its directory in $VSC_KERNELS, or name it: --kernel FILE"),
         HostKind::Hardware | HostKind::None => d
-            .why("Looked in $VSC_KERNELS, ~/.local/share/vsc/kernels, /usr/local/share/vsc/kernels, /usr/share/vsc/kernels, /boot")
+            .why(LOOKED)
             .help("Name one: --kernel FILE, or install one: apt install linux-image-cloud-amd64"),
     });
     None

@@ -55,7 +55,8 @@ pub(super) fn plan(
         };
         for remark in images::check(&spec) {
             // What raw images lack has been said; a passphrase can be asked for when the image is made.
-            let said = spec.format == ImageFormat::Raw && !matches!(remark.key, "size" | "path");
+            let said = spec.format == ImageFormat::Raw
+                && !matches!(remark.key, "size" | "path" | "secret_file");
             if said || remark.key == "secret" || remark.key == "secret_file" {
                 continue;
             }

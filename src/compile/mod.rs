@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+mod about;
 mod answers;
+mod backing;
 mod console;
 mod cpu;
 mod devices;
@@ -13,28 +15,38 @@ mod events;
 mod here;
 mod host;
 mod kernel;
+mod limits;
+mod locks;
 mod make;
 mod memory;
 mod pairs;
+mod placement;
 mod ports;
+mod rights;
 mod runner;
+mod threads;
 
 use serde::{Deserialize, Serialize};
 use vsc_devices::virtio::rng::RngSpec;
-use vsc_vmm::resources::{Irqchip, Payload, VmResources};
+use vsc_vmm::resources::{Irqchip, Pages, Payload, VmResources};
 
 use crate::diag::{Diagnostic, Diagnostics, Origin};
 use crate::domain::Domain;
 use crate::facts::Facts;
 use crate::scenario::{Parsed, Scenario, Setting, old, presets, value, word};
 
+use about::{is_about_libvirt, is_about_this_host};
+use rights::Lacks;
+
 pub use answers::answers;
 pub use devices::{DevicePair, device_pairs, machine_pairs};
 pub use host::{HostChange, HostPlan};
 pub(crate) use kernel::ALWAYS;
+pub use limits::{Cgroup, Limit};
 pub use make::Making;
 pub use pairs::{DomainDevice, domain_devices};
-pub use runner::{InitrdPlan, RootPlan, RunPlan, Stdio};
+pub use runner::{InitrdPlan, RootPlan, RunPlan, SecretPlan, Stdio};
+pub use threads::{Share, shares};
 
 /// What `root.device` says when disks are data, and the initrd is the root.
 pub(crate) const NO_ROOT: &str = "none";
@@ -49,6 +61,8 @@ pub struct Plan {
     pub resources: VmResources,
     /// What it is for.
     pub run: RunPlan,
+    /// What is to be changed on the host for it.
+    pub host: HostPlan,
     /// Images that are made first.
     pub images: Vec<Making>,
     /// What is legal but unwise.
@@ -188,7 +202,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
         resources,
         run,
         domain: _,
-        host: _,
+        host,
         images,
         scenario,
         here,
@@ -213,6 +227,7 @@ pub fn compile(parsed: Parsed, facts: &dyn Facts) -> Result<Plan, Diagnostics> {
                 .collect(),
             resources,
             run,
+            host,
             warnings: messages,
             parsed,
         }),
@@ -280,50 +295,6 @@ struct Compiled {
     gave_way: Vec<Difference>,
 }
 
-/// Messages about this host's files, memory and KVM. Elsewhere the same scenario may be fine.
-fn is_about_this_host(d: &Diagnostic) -> bool {
-    const CODES: [&str; 22] = [
-        "E-MEMORY-HOST",
-        "W-OVERCOMMIT",
-        "E-NESTED",
-        "W-VCPU-COUNT",
-        "E-VCPU-HOST",
-        "E-DISK-MISSING",
-        "E-DISK-READ",
-        "E-DISK-KIND",
-        "E-DISK-SIZE",
-        "E-DISK-READ-ONLY",
-        "E-KERNEL-NONE",
-        "E-KERNEL-MISSING",
-        "E-KERNEL-READ",
-        "E-KERNEL-KIND",
-        "E-KERNEL-SIZE",
-        "E-INITRD-MISSING",
-        "E-INITRD-READ",
-        "E-INITRD-KIND",
-        "E-INITRD-SIZE",
-        "W-CONSOLE",
-        "W-NO-ROOT",
-        "E-BOOT",
-    ];
-    CODES.contains(&d.code)
-}
-
-/// Messages about what libvirt and QEMU can do. The monitor of this program is neither.
-fn is_about_libvirt(d: &Diagnostic) -> bool {
-    const CODES: [&str; 8] = [
-        "E-EVENT",
-        "E-MACHINE",
-        "E-FIRMWARE",
-        "W-FIRMWARE",
-        "W-LIBVIRT",
-        "W-XML",
-        "W-EMULATOR",
-        "W-ISOLCPUS",
-    ];
-    CODES.contains(&d.code)
-}
-
 fn both(parsed: &Parsed, facts: &dyn Facts, target: Target) -> Compiled {
     let mut problems = Problems::new();
     // Of presets that do not go together no machine comes that anybody asked for.
@@ -344,9 +315,11 @@ fn both(parsed: &Parsed, facts: &dyn Facts, target: Target) -> Compiled {
             gave_way: Vec::new(),
         };
     }
-    let left_out = here::gate(parsed, &mut problems);
+    let mut left_out = here::gate(parsed, &mut problems);
     let mut here = std::mem::take(&mut problems);
-    let (resources, run, about) = build(parsed, facts, &mut problems);
+    let mut lacks = Lacks::default();
+    let (resources, run, about) = build(parsed, facts, &mut problems, &mut lacks);
+    left_out.extend(lacks.left_out(&mut here));
     let (host, everywhere): (Problems, Problems) =
         problems.into_iter().partition(is_about_this_host);
     here.extend(host);
@@ -364,10 +337,11 @@ fn both(parsed: &Parsed, facts: &dyn Facts, target: Target) -> Compiled {
     // What could not be read has been said; the rest of it would only repeat that.
     let (domain, gave_way) = domain::build(parsed, &around, facts, &mut scenario);
     let gave_way = differences_of(parsed, &domain, gave_way);
-    let host = match target {
-        Target::Monitor => HostPlan::default(),
-        Target::Libvirt => host::plan(parsed, &domain, facts),
+    let machine = match target {
+        Target::Monitor => host::Machine::of_monitor(&domain, resources.as_ref(), &left_out),
+        Target::Libvirt => host::Machine::of_libvirt(&domain),
     };
+    let host = host::plan(parsed, &machine, facts, &mut here);
     let images = make::plan(parsed, &domain, facts, &mut scenario);
     Compiled {
         resources,
@@ -394,11 +368,13 @@ fn build(
     parsed: &Parsed,
     facts: &dyn Facts,
     problems: &mut Problems,
+    lacks: &mut Lacks,
 ) -> (Option<VmResources>, RunPlan, About) {
     let Scenario {
         name,
         cpu,
         memory,
+        backing,
         kernel,
         root,
         command,
@@ -415,6 +391,10 @@ fn build(
         events,
         limits,
         guest_parameters,
+        control: _,
+        register: _,
+        locking,
+        sandbox: _,
     } = &parsed.scenario;
 
     let command_span = command.as_ref().map(|c| c.span);
@@ -457,7 +437,11 @@ fn build(
 
     let vcpus = cpu::compile(cpu, facts, problems);
     let ram = memory::compile(memory, facts, problems);
-    let blocks = disk::compile(disks, parsed.is_written("storage"), facts, problems);
+    let hard_limit = backing.hard_limit;
+    let backing = backing::compile(backing, ram, parsed, facts, lacks);
+    let placement = placement::compile(cpu, vcpus.count, parsed, facts, problems, lacks);
+    let mut blocks = disk::compile(disks, parsed.is_written("storage"), facts, problems);
+    let locks = locks::compile(locking, disks, &mut blocks, facts, problems);
     let terminals = if command.is_some() {
         facts.terminals()
     } else {
@@ -508,7 +492,8 @@ fn build(
             .push(d.why("KVM keeps the PIT with the PIC, and a split irqchip has none of them"));
     }
 
-    let run = runner::plan(parsed, &around, streams.stdio, payload.as_ref());
+    let mut run = runner::plan(parsed, &around, streams.stdio, payload.as_ref(), problems);
+    run.locks = locks;
     let name = machine_name(parsed, name.as_ref().map(|n| n.value.as_str()));
     let about = About {
         name: name.clone(),
@@ -519,10 +504,28 @@ fn build(
             _ => None,
         },
     };
+    let iothreads = iothreads.map_or(1, |n| u32::try_from(n.value).unwrap_or(1));
+    let kept = limits::Around {
+        name: &name,
+        memory: match backing.pages == Pages::Normal || backing.or_small_pages {
+            true => ram,
+            false => 0,
+        },
+        threads: u64::from(vcpus.count) + u64::from(iothreads.max(1)),
+        hard_limit,
+        real_time: placement.policy.priority().is_some(),
+        images: disks
+            .iter()
+            .map(|d| Some(facts.directory().join(&d.value.path.as_ref()?.value)))
+            .collect(),
+    };
+    run.cgroup = limits::compile(limits, &kept, parsed, facts, problems, lacks);
     let resources = payload.map(|payload| VmResources {
         name,
         cpus: vcpus,
         memory: ram,
+        backing,
+        placement,
         irqchip: chip,
         pit: pit.is_some_and(|p| p.value),
         payload,
@@ -535,7 +538,7 @@ fn build(
             None
         },
         console_log: console.log.as_ref().map(|l| l.value.clone()),
-        iothreads: iothreads.map_or(1, |n| u32::try_from(n.value).unwrap_or(1)),
+        iothreads,
         events: events::compile(events, problems),
         limits: events::limits(limits, problems),
     });

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::domain::Domain;
 use crate::scenario::value::size_text;
+use crate::sev::{Level, policy};
 
 /// A device of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,29 +235,16 @@ fn screen(_: usize, value: &Value) -> Option<(String, String)> {
     Some(("screen".into(), host))
 }
 
-/// The bits of a launch policy by their names (SEV API 0.24, table 2; SNP firmware ABI 1.55, table 9).
+/// The bits of a launch policy by their names.
 fn policy_in_words(kind: &str, policy: u64) -> String {
-    const SEV: [(u32, &str); 6] = [
-        (0, "NODBG"),
-        (1, "NOKS"),
-        (2, "ES"),
-        (3, "NOSEND"),
-        (4, "DOMAIN"),
-        (5, "SEV"),
-    ];
-    const SNP: [(u32, &str); 4] = [
-        (16, "SMT"),
-        (18, "MIGRATE_MA"),
-        (19, "DEBUG"),
-        (20, "SINGLE_SOCKET"),
-    ];
-    let bits: &[(u32, &str)] = if kind == "sev-snp" { &SNP } else { &SEV };
-    let set = bits.iter().filter(|(bit, _)| policy >> bit & 1 == 1);
-    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
-    if names.is_empty() {
-        "nothing".to_owned()
-    } else {
-        names.join(", ")
+    let level = match kind {
+        "sev-snp" => Level::SevSnp,
+        _ => Level::Sev,
+    };
+    let names = policy::names(level, policy);
+    match names.is_empty() {
+        true => "nothing".to_owned(),
+        false => names.join(", "),
     }
 }
 

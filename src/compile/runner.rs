@@ -5,13 +5,19 @@
 use serde::{Deserialize, Serialize};
 use vsc_vmm::resources::{InitrdPart, Payload};
 
-use crate::scenario::{Parsed, Root, Scenario};
+use crate::diag::Diagnostic;
+use crate::images::SecretSource;
+use crate::locks::LockPlan;
+use crate::scenario::{Disk, Parsed, Root, Scenario, json as tree_json};
 
-use super::{NO_ROOT, kernel};
+use super::{Cgroup, NO_ROOT, Problems, disk, kernel};
 
 /// What the runner does with the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunPlan {
+    /// How the images are locked.
+    #[serde(default)]
+    pub locks: LockPlan,
     /// The command and its arguments; empty: none, the machine runs what it boots.
     pub command: Vec<String>,
     /// Its environment, names and values.
@@ -27,6 +33,73 @@ pub struct RunPlan {
     /// Descriptors of this process that streams of the scenario name as `fd:N`; each is the name of a
     /// [`vsc_devices::stream::Endpoint::Given`] and the number.
     pub descriptors: Vec<(String, u32)>,
+    /// Passphrases of encrypted disks: where they come from, never what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretPlan>,
+    /// The run listens on a control socket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub control: bool,
+    /// The run is shown to others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub register: bool,
+    /// The process is not confined after set-up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfined: bool,
+    /// The cgroup in which it runs; `None`: that of whoever starts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Cgroup>,
+}
+
+/// The passphrase of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretPlan {
+    /// The disk's place in `disks`.
+    pub disk: usize,
+    /// Name of the descriptor that the monitor reads it from.
+    pub end: String,
+    /// Where it comes from.
+    pub from: SecretSource,
+}
+
+/// Where the passphrases of the disks come from.
+fn secrets(parsed: &Parsed, problems: &mut Problems) -> Vec<SecretPlan> {
+    let disks = &parsed.scenario.disks;
+    let is_encrypted = |disk: &Disk| disk.encryption.is_some_and(|e| e.value == "luks");
+    let encrypted = disks.iter().enumerate();
+    let mut encrypted = encrypted
+        .filter(|(_, disk)| is_encrypted(&disk.value) && disk.value.path.is_some())
+        .peekable();
+    if encrypted.peek().is_none() {
+        return Vec::new();
+    }
+    let written = tree_json::of(&parsed.tree);
+    let mut out = Vec::new();
+    for (index, disk) in encrypted {
+        let said = written.get("disks").and_then(|all| all.get(index));
+        // That there are two is said by the domain.
+        let source = said.map_or(Ok(None), SecretSource::of_disk);
+        match source {
+            Ok(Some(from)) => out.push(SecretPlan {
+                disk: index,
+                end: disk::secret_end(index),
+                from,
+            }),
+            Ok(None) => {
+                let span = disk.value.encryption.map_or(disk.span, |e| e.span);
+                let d = Diagnostic::error(
+                    "E-SECRET",
+                    span,
+                    "This disk is encrypted, and nobody says where its passphrase comes from",
+                );
+                problems.push(
+                    d.why("A secret of libvirt is libvirt's: no other program gets to know it")
+                        .help("Say `secret: {file: disk.key}`, or `fd`, `credential` or `env` instead of `file`"),
+                );
+            }
+            Err(_) => {}
+        }
+    }
+    out
 }
 
 /// A file system of the guest.
@@ -72,6 +145,7 @@ pub(super) fn plan(
     around: &kernel::Around<'_>,
     stdio: Stdio,
     payload: Option<&Payload>,
+    problems: &mut Problems,
 ) -> RunPlan {
     let Scenario {
         command,
@@ -80,8 +154,14 @@ pub(super) fn plan(
         root,
         serials,
         consoles,
+        control,
+        register,
+        sandbox,
         ..
     } = &parsed.scenario;
+    let unconfined = sandbox.is_some_and(|s| !s.value);
+    let control = control.is_some_and(|c| c.value);
+    let register = register.is_some_and(|r| r.value);
     let ends = serials.iter().filter_map(|s| s.value.to.as_ref());
     let ends = ends.chain(
         consoles
@@ -96,9 +176,14 @@ pub(super) fn plan(
         Some((name.clone(), name.strip_prefix("fd:")?.parse().ok()?))
     });
     let descriptors = descriptors.collect();
+    let secrets = secrets(parsed, problems);
     let Some(command) = command else {
         return RunPlan {
             descriptors,
+            secrets,
+            control,
+            register,
+            unconfined,
             ..RunPlan::default()
         };
     };
@@ -130,6 +215,8 @@ pub(super) fn plan(
         }
     });
     RunPlan {
+        // Known once the disks are.
+        locks: LockPlan::default(),
         command: command.value.iter().map(|w| w.value.clone()).collect(),
         env: env
             .iter()
@@ -146,5 +233,10 @@ pub(super) fn plan(
         root,
         stdio,
         descriptors,
+        secrets,
+        control,
+        register,
+        unconfined,
+        cgroup: None,
     }
 }

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -39,9 +41,21 @@ pub struct HostFacts {
     /// Contents of small files.
     #[serde(default)]
     pub texts: BTreeMap<PathBuf, String>,
+    /// Permission bits of those that not everybody may read and their owner write.
+    #[serde(default)]
+    pub modes: BTreeMap<PathBuf, u32>,
+    /// What runs have added to counters.
+    #[serde(default)]
+    pub claims: BTreeMap<PathBuf, u64>,
     /// Disks, by the directories and files that they hold.
     #[serde(default)]
     pub devices: BTreeMap<PathBuf, String>,
+    /// The disks at the bottom, or why there are none, where that is something else.
+    #[serde(default)]
+    pub disks: BTreeMap<PathBuf, Result<Vec<String>, String>>,
+    /// Links, and where they lead.
+    #[serde(default)]
+    pub links: BTreeMap<PathBuf, PathBuf>,
     /// Encrypted memory.
     #[serde(default)]
     pub sev: Option<SevFacts>,
@@ -64,7 +78,11 @@ impl Default for HostFacts {
             terminals: Terminals::default(),
             files: BTreeMap::new(),
             texts: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            claims: BTreeMap::new(),
             devices: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            links: BTreeMap::new(),
             sev: None,
             firmware: Vec::new(),
         }
@@ -85,7 +103,11 @@ impl HostFacts {
             terminals: facts.terminals(),
             files: BTreeMap::new(),
             texts: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            claims: BTreeMap::new(),
             devices: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            links: BTreeMap::new(),
             sev: facts.sev(),
             firmware: Vec::new(),
         }
@@ -136,17 +158,58 @@ impl Facts for HostFacts {
         self.texts.get(path).cloned()
     }
 
+    fn open_image(&self, path: &Path) -> io::Result<File> {
+        let text = self.texts.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let mut file: File = rustix::fs::memfd_create("vsc-facts", flags)?.into();
+        file.write_all(text.as_bytes())?;
+        Ok(file)
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.texts.contains_key(path) || matches!(self.files.get(path), Some(Ok(_)))
     }
 
-    fn head(&self, path: &Path) -> Option<[u8; 4]> {
-        let text = self.texts.get(path)?;
-        text.as_bytes().first_chunk().copied()
+    fn links(&self, directory: &Path) -> Vec<(String, PathBuf)> {
+        let here = self.links.iter();
+        let here = here.filter(|(link, _)| link.parent() == Some(directory));
+        here.filter_map(|(link, to)| Some((link.file_name()?.to_str()?.to_owned(), to.clone())))
+            .collect()
+    }
+
+    fn resolved(&self, path: &Path) -> Option<PathBuf> {
+        self.links.get(path).cloned()
     }
 
     fn device_of(&self, path: &Path) -> Option<String> {
         path.ancestors().find_map(|p| self.devices.get(p).cloned())
+    }
+
+    fn disks_of(&self, path: &Path) -> Result<Vec<String>, String> {
+        let known = path.ancestors().find_map(|p| {
+            let device = self.devices.get(p).map(|device| Ok(vec![device.clone()]));
+            self.disks.get(p).cloned().or(device)
+        });
+        known.unwrap_or_else(|| Err("this host says nothing of its disks".into()))
+    }
+
+    fn names(&self, directory: &Path) -> Vec<String> {
+        let below = self.texts.keys().chain(self.files.keys());
+        let name = |path: &PathBuf| {
+            let first = path.strip_prefix(directory).ok()?.components().next()?;
+            first.as_os_str().to_str().map(str::to_owned)
+        };
+        let names: BTreeSet<String> = below.filter_map(name).collect();
+        names.into_iter().collect()
+    }
+
+    fn claimed(&self, path: &Path) -> u64 {
+        self.claims.get(path).copied().unwrap_or(0)
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        let usual = self.exists(path).then_some(0o644);
+        self.modes.get(path).copied().or(usual)
     }
 
     fn sev(&self) -> Option<SevFacts> {

@@ -1,9 +1,9 @@
 use super::*;
 
-struct Fake(PathBuf);
+pub(in crate::facts) struct Fake(pub(in crate::facts) PathBuf);
 
 impl Fake {
-    fn new(name: &str, files: &[(&str, &str)]) -> Self {
+    pub(in crate::facts) fn new(name: &str, files: &[(&str, &str)]) -> Self {
         let root = std::env::temp_dir().join(format!("vsc-facts-{}-{name}", std::process::id()));
         for (path, text) in files {
             let path = root.join(path);

@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
 use super::{
@@ -41,7 +39,7 @@ impl ImageSpec {
                 CompressionType::parse,
             )?,
             encryption: encryption.unwrap_or(Encryption::None),
-            secret: text("secret_file").map(|file| SecretSource::File(PathBuf::from(file))),
+            secret: SecretSource::of_disk(disk)?,
             ..Self::new(path, format.unwrap_or(ImageFormat::Raw), size)
         }))
     }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::Serialize;
+use vsc_devices::block::luks;
 
-use super::{BadHeader, Header, ImageFormat, allocated, qcow2};
+use super::{BadHeader, Header, ImageFormat, Severity, allocated, chain, qcow2};
 
 /// What is known about an image.
 #[derive(Debug, Clone, Serialize)]
@@ -33,6 +34,30 @@ pub struct Info {
     /// such bytes to a raw disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub looks_like: Option<&'static str>,
+    /// What keeps a scenario from using it that says nothing more of it: other files that it names, tables that cannot
+    /// be, a size that is not believed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+    /// How its content is encrypted, of a raw file that is a LUKS container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub luks: Option<Luks>,
+}
+
+/// A LUKS container, by its header.
+#[derive(Debug, Clone, Serialize)]
+pub struct Luks {
+    /// 1 or 2.
+    pub version: u16,
+    /// Cipher, mode and tweak.
+    pub cipher: String,
+    /// Bits of the key.
+    pub key_bits: u32,
+    /// First byte of the content.
+    pub offset: u64,
+    /// What is encrypted as one, bytes.
+    pub sector: u32,
+    /// Passphrases that open it.
+    pub slots: u32,
 }
 
 /// Why there is nothing to tell.
@@ -75,12 +100,40 @@ pub fn info(path: &Path, format: ImageFormat) -> Result<Info, InfoError> {
                 .map_err(|e| InfoError::Header(path.to_owned(), format.word(), e))?,
         ),
     };
-    let mut first = [0; 8];
+    let mut first = [0; LOOK];
     let read = file.read_at(&mut first, 0).map_err(failed)?;
     let looks_like = header
         .is_none()
         .then(|| looks_like(first.get(..read).unwrap_or_default()));
+    let rules = chain::Rules {
+        format: format.word().to_owned(),
+        encrypted: header
+            .as_ref()
+            .is_some_and(|h| h.encryption == Some("luks")),
+        ..chain::Rules::default()
+    };
+    let open = |other: &Path| match other == path {
+        true => file.try_clone(),
+        // Nothing is listed, so nothing else is opened.
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    };
+    let remarks = chain::check(&open, path, &rules);
+    let errors = remarks
+        .into_iter()
+        .filter(|r| r.severity == Severity::Error);
+    let luks = (looks_like == Some(Some("luks")))
+        .then(|| luks::inspect(&file, length).ok())
+        .flatten();
     Ok(Info {
+        refused: errors.map(|r| r.message).collect(),
+        luks: luks.map(|l| Luks {
+            version: l.version,
+            cipher: l.cipher,
+            key_bits: l.key_bits,
+            offset: l.offset,
+            sector: l.sector,
+            slots: l.slots,
+        }),
         path: path.to_owned(),
         format,
         virtual_size: header.as_ref().map_or(length, |h| h.virtual_size),
@@ -91,8 +144,16 @@ pub fn info(path: &Path, format: ImageFormat) -> Result<Info, InfoError> {
     })
 }
 
+/// What a VirtualBox image has at 0x40 (VDI_SIGNATURE of QEMU).
+pub(super) const VDI_MAGIC: [u8; 4] = [0x7f, 0x10, 0xda, 0xbe];
+/// As much of an image as [`looks_like`] wants.
+pub(crate) const LOOK: usize = 0x44;
+
 /// Formats of disks by their first bytes.
-fn looks_like(first: &[u8]) -> Option<&'static str> {
+pub(crate) fn looks_like(first: &[u8]) -> Option<&'static str> {
+    if first.get(0x40..0x44) == Some(&VDI_MAGIC) {
+        return Some("vdi");
+    }
     [
         (&qcow2::MAGIC[..], "qcow2"),
         (b"KDMV", "vmdk"),
@@ -101,6 +162,8 @@ fn looks_like(first: &[u8]) -> Option<&'static str> {
         (b"conectix", "vhd"),
         (b"QED\0", "qed"),
         (b"LUKS\xba\xbe", "luks"),
+        (b"WithoutFreeSpace", "parallels"),
+        (b"WithouFreSpacExt", "parallels"),
     ]
     .into_iter()
     .find_map(|(magic, name)| first.starts_with(magic).then_some(name))

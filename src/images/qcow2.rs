@@ -52,9 +52,19 @@ pub enum BadHeader {
         "the name of its backing file is outside of the first 64 KiB, or longer than 1023 bytes"
     )]
     BackingName,
-    #[error("an extension of its header is longer than the header's cluster")]
+    #[error("the extensions of its header go on behind its first cluster, or 64 KiB")]
     Extension,
+    #[error(
+        "it has the feature of bit {0}, which no program may ignore and this one does not know"
+    )]
+    Feature(u32),
+    #[error("it is marked as corrupt: qemu-img check -r all may mend it")]
+    Corrupt,
+    #[error("the place or size of {0} cannot be")]
+    Table(&'static str),
 }
+
+pub(super) mod checks;
 
 /// What a header says. Names in it are anybody's text, made printable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,6 +103,11 @@ impl Header {
     /// # Errors
     /// It is none.
     pub fn read(file: &File) -> Result<Self, BadHeader> {
+        Self::parse(&Self::first(file)?)
+    }
+
+    /// The first 64 KiB of a file, or what it has of them.
+    pub(super) fn first(file: &File) -> Result<Vec<u8>, BadHeader> {
         let mut bytes = vec![0; READ];
         let mut length = 0;
         while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
@@ -104,7 +119,7 @@ impl Header {
             }
         }
         bytes.truncate(length);
-        Self::parse(&bytes)
+        Ok(bytes)
     }
 
     /// Understands the first bytes of an image.
@@ -148,7 +163,14 @@ impl Header {
                 };
             }
         }
-        let extensions = Extensions::parse(bytes, length, 1 << cluster_bits)?;
+        // As QEMU does: what is behind the name of the backing file is no extension.
+        let end = match u64_at(bytes, 8)? {
+            0 => 1 << cluster_bits,
+            offset => {
+                usize::try_from(offset).map_or(1 << cluster_bits, |at| at.min(1 << cluster_bits))
+            }
+        };
+        let extensions = Extensions::parse(bytes, length, end)?;
         // Bit 2: the data is in another file. The extension alone is a leftover.
         let data_file =
             (incompatible & 1 << 2 != 0).then(|| extensions.data_file.unwrap_or_default());
@@ -210,18 +232,22 @@ fn backing_file(bytes: &[u8]) -> Result<Option<String>, BadHeader> {
 struct Extensions {
     backing_format: Option<String>,
     data_file: Option<String>,
+    /// The same two, byte for byte.
+    raw_backing_format: Option<Vec<u8>>,
+    raw_data_file: Option<Vec<u8>>,
     /// (bit, name) of incompatible features.
     names: Vec<(u8, String)>,
 }
 
 impl Extensions {
-    /// Extensions are from the header's end to one of type 0, each padded to 8 bytes.
-    fn parse(bytes: &[u8], header: usize, cluster: usize) -> Result<Self, BadHeader> {
-        let bytes = bytes.get(..cluster).unwrap_or(bytes);
+    /// Extensions are from the header's end to `end` or one of type 0, each padded to 8 bytes.
+    fn parse(bytes: &[u8], header: usize, end: usize) -> Result<Self, BadHeader> {
+        let bytes = bytes.get(..end).unwrap_or(bytes);
         let mut found = Self::default();
         let mut at = header;
-        // Each takes 8 bytes at least, so this ends.
-        while let Ok(kind) = u32_at(bytes, at) {
+        // Each takes 8 bytes at least, so this ends; not where we ceased to read, where others read on.
+        while at < end {
+            let kind = u32_at(bytes, at).map_err(|_| BadHeader::Extension)?;
             if kind == 0 {
                 break;
             }
@@ -232,8 +258,14 @@ impl Extensions {
                 .and_then(|end| bytes.get(start..end))
                 .ok_or(BadHeader::Extension)?;
             match kind {
-                BACKING_FORMAT => found.backing_format = Some(text(data)),
-                DATA_FILE => found.data_file = Some(text(data)),
+                BACKING_FORMAT => {
+                    found.backing_format = Some(text(data));
+                    found.raw_backing_format = Some(data.to_vec());
+                }
+                DATA_FILE => {
+                    found.data_file = Some(text(data));
+                    found.raw_data_file = Some(data.to_vec());
+                }
                 // Type (0: incompatible), bit, and 46 bytes of name.
                 FEATURE_NAMES => found
                     .names

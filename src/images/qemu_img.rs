@@ -50,7 +50,10 @@ pub(super) fn arguments(spec: &ImageSpec) -> Vec<String> {
     }
     let mut arguments = vec!["-q".to_owned(), "-f".into(), spec.format.word().into()];
     if spec.encryption == Encryption::Luks {
-        options.push("encrypt.format=luks,encrypt.key-secret=disk".into());
+        options.push(format!(
+            "encrypt.format=luks,encrypt.key-secret=disk,encrypt.iter-time={}",
+            spec.iter_time.as_millis().max(1)
+        ));
         arguments.extend([
             "--object".into(),
             "secret,id=disk,file=/proc/self/fd/0".into(),

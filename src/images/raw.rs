@@ -24,7 +24,7 @@ pub(super) fn fill(
     spec: &ImageSpec,
     progress: &mut dyn Progress,
 ) -> Result<(), ImageError> {
-    let bytes = spec.size;
+    let bytes = spec.length();
     match spec.preallocation {
         Preallocation::Falloc => reserve(file, bytes, &mut |done| {
             progress.advance(done, Some(bytes)).is_break()

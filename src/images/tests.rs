@@ -219,7 +219,7 @@ fn options_that_a_format_has_not() {
     assert_eq!(
         keys(&all),
         [
-            (error, "encryption"),
+            (error, "secret_file"),
             (error, "preallocation"),
             (warning, "cluster_size"),
             (warning, "lazy_refcounts"),
@@ -242,7 +242,7 @@ fn options_that_a_format_has_not() {
     };
     assert_eq!(
         keys(&qcow2),
-        [(error, "cluster_size"), (error, "secret_file")]
+        [(error, "secret_file"), (error, "cluster_size")]
     );
     for (cluster, good) in [
         (256, false),
@@ -304,8 +304,6 @@ fn passphrases_are_read_and_refused() {
     for (content, why) in [
         (&b""[..], "empty"),
         (b"\n", "empty"),
-        (b"a\0b", "NUL"),
-        (b"\xff", "UTF-8"),
         (&[b'x'; (64 << 10) + 1], "longer"),
     ] {
         let error = read(content).unwrap_err();
@@ -314,13 +312,25 @@ fn passphrases_are_read_and_refused() {
     assert!(read(&[b'x'; 64 << 10]).is_ok());
     assert!(Secret::typed(Vec::new()).is_err());
     assert_eq!(
-        format!("{:?}", SecretSource::Given(good)),
+        format!("{:?}", SecretSource::Given(good.clone())),
         "Given(Secret(…))"
     );
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    // Only QEMU is choosy.
+    for (content, why) in [(&b"a\0b"[..], "NUL"), (b"\xff", "UTF-8")] {
+        let refused = read(content).unwrap().for_qemu().unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    assert!(good.for_qemu().is_ok());
     let mut notes = Vec::new();
-    SecretSource::File(path.clone()).read(&mut notes).unwrap();
-    assert!(notes.len() == 1 && notes[0].contains("0644"), "{notes:?}");
+    for mode in [0o644, 0o640, 0o602, 0o610] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = SecretSource::File(path.clone())
+            .read(&mut notes)
+            .unwrap_err();
+        let help = refused.help().unwrap_or_default();
+        assert!(help.contains("chmod 600"), "{refused}: {help}");
+    }
+    assert_eq!(notes, [""; 0]);
     let missing = SecretSource::File(dir.0.join("none")).read(&mut notes);
     assert!(matches!(missing, Err(ImageError::ReadSecret(..))));
 }
@@ -344,7 +354,7 @@ fn the_program_gets_our_words_only() {
     assert_eq!(
         arguments,
         "-q -f qcow2 --object secret,id=disk,file=/proc/self/fd/0 -o compat=1.1,preallocation=metadata,\
-         cluster_size=1048576,lazy_refcounts=on,compression_type=zstd,encrypt.format=luks,encrypt.key-secret=disk"
+         cluster_size=1048576,lazy_refcounts=on,compression_type=zstd,encrypt.format=luks,encrypt.key-secret=disk,encrypt.iter-time=2000"
     );
 }
 

@@ -1,5 +1,7 @@
 //! From registers to a sentence: what a guest that ended badly was doing.
 
+use std::path::Path;
+
 use vsc_vmm::control::Stop;
 use vsc_vmm::kvm::{Host, HostKind};
 use vsc_vmm::vcpu::{CpuSnapshot, Sleep};
@@ -63,6 +65,10 @@ pub(crate) fn explain(report: &Report) -> String {
         Stop::Bug => {
             "a thread of the monitor failed; this is a bug of vsc, please report it".into()
         }
+        Stop::NotConfined { thread, errno } => format!(
+            "a thread of kind {thread} could not be confined: {}; --no-sandbox runs without",
+            std::io::Error::from_raw_os_error(*errno)
+        ),
         Stop::PowerOff | Stop::Reset | Stop::Exit { .. } | Stop::Panic | Stop::Requested => {
             "the machine ended".into()
         }
@@ -118,7 +124,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn emulation_hint() -> &'static str {
-    match Host::probe().kind {
+    // It has run a machine; nothing is opened any more.
+    match Host::classify(Path::new("/"), Ok(())).kind {
         HostKind::SoftwarePaging => {
             "; on this host (kvm_pvm) all kernel-mode guest code is emulated, and only kernels made for it run"
         }

@@ -171,6 +171,7 @@ impl Ending {
                 }
             }
             Stop::Bug
+            | Stop::NotConfined { .. }
             | Stop::FailEntry { .. }
             | Stop::VcpuError { .. }
             | Stop::Unexpected { .. } => Self::Failed {

@@ -5,30 +5,45 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use vsc::images::Handed;
+use vsc_devices::block::OpenError;
+use vsc_devices::block::keep::Keep;
+use vsc_devices::block::luks::{DiskError, LuksError};
 use vsc_devices::stream::{self, HostEnds};
-use vsc_vmm::builder;
+use vsc_devices::virtio::blk::BlkError;
+use vsc_vmm::builder::{self, BuildError, DeviceError};
 use vsc_vmm::control::Stop;
 use vsc_vmm::resources::{Action, Events, Payload, VmResources};
+use vsc_vmm::sandbox::{self, Confinement, Thread};
 use vsc_vmm::vm::Report;
 
 use crate::say;
 
+pub(crate) mod cgroup;
 pub(crate) mod command;
+pub(crate) mod confine;
+pub(crate) mod control;
 pub(crate) mod detach;
 mod diagnosis;
 pub(crate) mod ending;
 mod guest;
+pub(crate) mod leftovers;
 mod limits;
+pub(crate) mod mark;
+pub(crate) mod outside;
 pub(crate) mod poll;
 pub(crate) mod ready;
+pub(crate) mod registration;
 pub(crate) mod result;
 mod session;
 pub(crate) mod signals;
 pub(crate) mod terminal;
 mod typist;
 
+use control::ControlSocket;
 use ending::Ending;
 use guest::GuestControl;
 use ready::Ready;
@@ -48,6 +63,8 @@ pub(crate) struct Job<'a> {
     pub control: bool,
     /// Descriptors of this process that streams of the scenario name: (name of the end, number).
     pub descriptors: &'a [(String, u32)],
+    /// Passphrases of encrypted disks, by the names of the ends that the monitor reads them from.
+    pub secrets: Vec<(String, Handed)>,
     /// The guest owns the terminal, if there is one.
     pub interactive: bool,
     /// Says more or less on standard error.
@@ -58,6 +75,14 @@ pub(crate) struct Job<'a> {
     pub started: Instant,
     /// Told of the guest's first sign of life.
     pub ready: Option<Ready>,
+    /// The run listens on a control socket: where directories of runs are, and the name of this one's.
+    pub control_in: Option<(PathBuf, String)>,
+    /// The process is not confined.
+    pub unconfined: bool,
+    /// Another process removes the sockets that the run made, and its directory.
+    pub swept: bool,
+    /// Directories in which something of the run's own is removed after its end.
+    pub removes: Vec<PathBuf>,
 }
 
 /// How much to say.
@@ -74,42 +99,60 @@ pub(crate) enum Verbosity {
 /// Runs the job to its end, restarts included.
 pub(crate) fn run(mut job: Job<'_>, parent: Parent) -> Summary {
     let mut moments = Moments::default();
-    let mut restarts = 0;
+    if job.unconfined {
+        say::err(confine::UNCONFINED);
+    }
     let mut host = match Host::take(&mut job, parent) {
         Ok(host) => host,
         Err(e) => return Summary::failed(format!("cannot set up signals or the terminal: {e}")),
     };
+    // After signals are ours: one that comes from now on does not end the process with this lying around.
+    let control = job.control_in.as_ref();
+    match control.map(|(base, id)| ControlSocket::open(base, id, &job.resources.name)) {
+        Some(Ok(control)) => host.control = Some(control),
+        Some(Err(e)) => return Summary::failed(e.to_string()),
+        None => {}
+    }
+    let mut summary = lives(&mut job, &mut host, &mut moments);
+    summary.confinement = confine::Facts::of(&host.confinement);
+    if let Some(control) = host.control.take() {
+        control.tell_end(&summary.value());
+    }
+    summary
+}
+
+/// One life of the machine after the other.
+fn lives(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Summary {
     loop {
-        let (ending, report) = match once(&mut job, &mut host, &mut moments) {
+        let (ending, report) = match once(job, host, moments) {
             Ok(end) => end,
             Err(message) => return Summary::failed(message),
         };
         let again = match follow_up(&job.resources, &ending, &report) {
-            Action::Restart => restarts < job.resources.events.max_restarts,
+            Action::Restart => host.restarts < job.resources.events.max_restarts,
             Action::Destroy => false,
         };
         if !again || host.told_to_end {
-            drop(host);
-            return Summary::new(ending, report, restarts, moments);
+            return Summary::new(ending, report, host.restarts, *moments);
         }
-        restarts += 1;
+        host.restarts += 1;
         if job.verbosity >= Verbosity::Verbose {
             say::err(&format!(
-                "restart {restarts} of at most {}",
-                job.resources.events.max_restarts
+                "restart {} of at most {}",
+                host.restarts, job.resources.events.max_restarts
             ));
         }
     }
 }
 
 /// Whether the machine might be built again.
-fn may_restart(job: &Job<'_>) -> bool {
+pub(crate) fn may_restart(resources: &VmResources) -> bool {
     let Events {
         on_poweroff,
         on_reboot,
         on_crash,
         max_restarts,
-    } = job.resources.events;
+    } = resources.events;
     max_restarts > 0 && [on_poweroff, on_reboot, on_crash].contains(&Action::Restart)
 }
 
@@ -133,6 +176,12 @@ struct Host {
     terminal: Option<RawTerminal>,
     told_to_end: bool,
     ready: Option<Ready>,
+    control: Option<ControlSocket>,
+    restarts: u32,
+    /// Images of a machine that may start again, so that nobody else gets them meanwhile.
+    images: Vec<Keep>,
+    /// In force from the first machine's start.
+    confinement: Confinement,
 }
 
 impl Host {
@@ -151,6 +200,18 @@ impl Host {
             terminal,
             told_to_end: false,
             ready: job.ready.take(),
+            control: None,
+            restarts: 0,
+            images: match may_restart(&job.resources) {
+                true => job
+                    .resources
+                    .disks
+                    .iter()
+                    .map(|_| Keep::over_restarts())
+                    .collect(),
+                false => Vec::new(),
+            },
+            confinement: None,
         })
     }
 }
@@ -162,6 +223,12 @@ fn once(
     moments: &mut Moments,
 ) -> Result<(Ending, Report), String> {
     let mut ends = given(job.descriptors)?;
+    for (name, handed) in &job.secrets {
+        let end = handed
+            .descriptor()
+            .map_err(|e| format!("cannot hand over a passphrase: {e}"))?;
+        ends.insert(name.clone(), end.into());
+    }
     let control = if job.control {
         let (ours, device) =
             GuestControl::pair().map_err(|e| format!("cannot make the control port: {e}"))?;
@@ -179,8 +246,32 @@ fn once(
         }
         None => None,
     };
-    let mut vm = builder::build(&job.resources, ends).map_err(|e| chain(&e))?;
-    if !may_restart(job)
+    let (resources, images) = (&job.resources, &host.images);
+    let build = || builder::build(resources, ends, images);
+    let vm = if job.secrets.is_empty() || host.restarts > 0 {
+        build()
+    } else {
+        // What a key costs is what its header says: minutes.
+        let control = &mut host.control;
+        let before = |signal| {
+            let why = format!("ended by signal {signal} while a passphrase was tried");
+            say::err(&why);
+            drop(control.take());
+        };
+        let done = host.signals.end_during(before, build);
+        done.map_err(|e| format!("cannot wait for signals: {e}"))?
+    };
+    let mut vm = vm.map_err(|e| why(&e, &job.resources))?;
+    if job.verbosity >= Verbosity::Verbose {
+        for note in vm.notes() {
+            say::err(note);
+        }
+    }
+    if !may_restart(&job.resources) {
+        // The disks are open; nobody needs the passphrases again.
+        job.secrets.clear();
+    }
+    if !may_restart(&job.resources)
         && let Payload::Kernel(kernel) = &mut job.resources.payload
     {
         // The guest has its copy; nobody needs ours again.
@@ -195,8 +286,34 @@ fn once(
             .enter()
             .map_err(|e| format!("cannot make the terminal raw: {e}"))?;
     }
-    vm.start()
-        .map_err(|e| format!("cannot start a vCPU thread: {e}"))?;
+    sandbox::close_on_exec();
+    if !job.unconfined && host.confinement.is_none() {
+        let control_in = job.control_in.as_ref().filter(|_| !job.swept);
+        let control_in = control_in.map(|(base, _)| base.as_path());
+        let removes = job.removes.iter().map(PathBuf::as_path);
+        let spec = confine::spec(
+            &job.resources,
+            may_restart(&job.resources),
+            job.swept,
+            control_in.into_iter().chain(removes),
+            job.descriptors,
+        );
+        let confined = confine::begin(spec);
+        host.confinement = confined.map_err(|e| chain(&e) + "; --no-sandbox runs without")?;
+        let rebuild = may_restart(&job.resources);
+        if job.verbosity >= Verbosity::Verbose {
+            say::err(&confine::sentence(&host.confinement, rebuild));
+        } else if rebuild && sandbox::landlock_abi().is_none() {
+            say::err(confine::ANY_PATH);
+        }
+    }
+    vm.start(&host.confinement)
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    if let Some(sandbox) = &host.confinement {
+        sandbox
+            .enter(Thread::Main, false)
+            .map_err(|e| format!("cannot confine the main thread: {e}"))?;
+    }
     moments.note_start(job.started, &vm.marks());
     if let Some(ready) = &host.ready {
         let event = ready.event();
@@ -234,6 +351,40 @@ fn given(descriptors: &[(String, u32)]) -> Result<HostEnds, String> {
         ends.insert(name.clone(), unsafe { OwnedFd::from_raw_fd(copy) });
     }
     Ok(ends)
+}
+
+/// Why there is no machine. Of an image that is in use, who uses it; a passphrase that does not open a disk has a code of
+/// its own, for scripts.
+fn why(error: &BuildError, resources: &VmResources) -> String {
+    if let BuildError::Device(DeviceError::Disk(BlkError::Luks(DiskError {
+        source: LuksError::Passphrase,
+        ..
+    }))) = error
+    {
+        return format!(
+            "{} (E-SECRET; one newline at the end of a file does not count here, and does for cryptsetup's --key-file)",
+            chain(error)
+        );
+    }
+    let BuildError::Device(DeviceError::Disk(BlkError::Open(open))) = error else {
+        return chain(error);
+    };
+    let proc = Path::new("/proc");
+    let (path, read_only) = match open {
+        OpenError::Locked {
+            path, read_only, ..
+        } => (path, *read_only),
+        // A device that another machine claims; one that is mounted nobody holds.
+        OpenError::Busy { path }
+            if vsc::locks::file_holders(proc, path).is_ok_and(|h| !h.seen.is_empty()) =>
+        {
+            (path, false)
+        }
+        _ => return chain(error),
+    };
+    let disks = resources.disks.iter();
+    let named: Vec<_> = disks.map(|d| (d.id.clone(), d.path.clone())).collect();
+    vsc::locks::held_by(proc, path, read_only, &named)
 }
 
 /// An error and its causes in one line.

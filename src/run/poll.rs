@@ -32,6 +32,11 @@ impl Poll {
         self.add(fd, libc::POLLOUT)
     }
 
+    /// Waits for `fd` to be closed by its other end.
+    pub(crate) fn closed(&mut self, fd: RawFd) -> Token {
+        self.add(fd, 0)
+    }
+
     fn add(&mut self, fd: RawFd, events: i16) -> Token {
         self.0.push(libc::pollfd {
             fd,

@@ -12,7 +12,9 @@ use serde::Serialize;
 use vsc_vmm::control::Stop;
 use vsc_vmm::vm::{Marks, Report, Vm};
 
+use super::confine::Facts;
 use super::ending::Ending;
+use super::outside::{Errand, Errands, Outside};
 
 /// Moments of a run; the first machine's, when there were restarts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,8 +77,14 @@ pub(crate) struct Summary {
     pub ending: Ending,
     /// What was said to people besides the ending's sentence, as data.
     pub messages: Vec<serde_json::Value>,
+    /// What was done to the host, and what was not.
+    pub host: Vec<serde_json::Value>,
     /// The exit code: the ending's, or that of an error after it.
     pub code: u8,
+    /// What the process was kept from.
+    pub confinement: Facts,
+    /// Writes what the process itself may not write any more.
+    pub outside: Option<Outside>,
     report: Option<Report>,
     restarts: u32,
     moments: Moments,
@@ -90,7 +98,11 @@ struct Form<'a> {
     exit_code: u8,
     message: Option<String>,
     messages: &'a [serde_json::Value],
+    /// Where something of the host was to be changed.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    host: &'a [serde_json::Value],
     restarts: u32,
+    sandbox: &'a Facts,
     stop: Option<&'a Stop>,
     timing_ms: serde_json::Map<String, serde_json::Value>,
     exits: Option<u64>,
@@ -107,6 +119,9 @@ impl Summary {
             code: ending.code(),
             ending,
             messages: Vec::new(),
+            confinement: Facts::of(&None),
+            outside: None,
+            host: Vec::new(),
             report: Some(report),
             restarts,
             moments,
@@ -124,6 +139,9 @@ impl Summary {
             code: ending.code(),
             ending,
             messages: Vec::new(),
+            confinement: Facts::of(&None),
+            outside: None,
+            host: Vec::new(),
             report: None,
             restarts: 0,
             moments: Moments::default(),
@@ -150,6 +168,11 @@ impl Summary {
         serde_json::to_string(&self.form()).unwrap_or_default()
     }
 
+    /// The same as data.
+    pub(crate) fn value(&self) -> serde_json::Value {
+        serde_json::to_value(self.form()).unwrap_or_default()
+    }
+
     fn form(&self) -> Form<'_> {
         let report = self.report.as_ref();
         Form {
@@ -157,7 +180,9 @@ impl Summary {
             exit_code: self.code,
             message: self.ending.sentence(),
             messages: &self.messages,
+            host: &self.host,
             restarts: self.restarts,
+            sandbox: &self.confinement,
             stop: report.map(|r| &r.stop),
             timing_ms: self
                 .moments
@@ -201,6 +226,19 @@ impl Summary {
             moments.join(", ")
         )
     }
+}
+
+/// The errand of writing the result to `path`, if it is wanted, once the process may not.
+pub(crate) fn errands(path: Option<&Path>) -> Errands<'_> {
+    let mut errands = Errands::default();
+    let Some(path) = path else { return errands };
+    if matches!(Target::of(path), Ok(Target::Other(_))) {
+        errands.keep_descriptors();
+    }
+    errands.add(Errand::Result, move |text| {
+        write_bytes(path, text).map_err(|e| e.to_string())
+    });
+    errands
 }
 
 /// Writes `text` to `path`: a file as a whole or not at all, anything else as it is.

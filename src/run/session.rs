@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use vsc_vmm::vm::{Report, Vm};
 
+use serde_json::{Value, json};
+
+use super::control::{Request, Watch};
 use super::ending::Ending;
 use super::guest::{GuestControl, Said};
-use super::poll::Poll;
+use super::poll::{Poll, Ready};
 use super::result::Moments;
 use super::terminal::{self, Escape};
 use super::typist::Typist;
@@ -20,6 +23,13 @@ const INSISTENCE: Duration = Duration::from_secs(2);
 const INIT_GRACE: Duration = Duration::from_secs(1);
 /// Errors of init that are shown.
 const COMPLAINTS: u32 = 20;
+/// What the control socket calls a machine that runs, and one that has stopped while its output is on its way.
+const RUNNING: &str = "running";
+const ENDING: &str = "ending";
+/// Lines of the console that it shows, and characters of each.
+const TAIL: usize = 20;
+const LINE_CHARS: usize = 400;
+
 pub(super) struct Session<'a, 'b> {
     job: &'a Job<'a>,
     vm: Vm,
@@ -110,6 +120,7 @@ impl<'a, 'b> Session<'a, 'b> {
                 .as_ref()
                 .and_then(Typist::output)
                 .map(|fd| poll.write(fd));
+            let watch = host.control.as_ref().map(|c| c.watch(&mut poll));
             // Nothing is done about it here: the round that follows sees the life that it is about.
             if let Some(ready) = &host.ready {
                 poll.read(ready.fd());
@@ -125,6 +136,9 @@ impl<'a, 'b> Session<'a, 'b> {
             }
             if orphaned.is_some_and(|o| ready.is(o)) {
                 self.on_signal(libc::SIGHUP, host);
+            }
+            if let Some(watch) = watch {
+                self.serve(&watch, &ready, host, RUNNING);
             }
             if let Some(typist) = self
                 .typist
@@ -179,7 +193,11 @@ impl<'a, 'b> Session<'a, 'b> {
             let mut poll = Poll::new();
             let told = poll.read(host.signals.fd());
             let orphaned = host.parent.fd().map(|fd| poll.read(fd));
+            let watch = host.control.as_ref().map(|c| c.watch(&mut poll));
             let ready = poll.wait(Some(now + SLICE / 5))?;
+            if let Some(watch) = watch {
+                self.serve(&watch, &ready, host, ENDING);
+            }
             if orphaned.is_some_and(|o| ready.is(o)) {
                 host.told_to_end = true;
                 self.cut = Some(libc::SIGHUP);
@@ -294,9 +312,7 @@ impl<'a, 'b> Session<'a, 'b> {
             return;
         }
         let running = self.moments.command.is_some();
-        // An image without our init has nobody at the control port.
-        let heard = self.job.command || self.moments.ready.is_some();
-        match self.control.as_mut().filter(|_| heard) {
+        match self.init() {
             // An interrupt is the command's to handle, whatever comes of it; another one soon after insists.
             Some(control) if running && signal == libc::SIGINT => control.signal(signal),
             Some(control) => {
@@ -317,6 +333,86 @@ impl<'a, 'b> Session<'a, 'b> {
         }
     }
 
+    /// Our init, if it is the guest's: an image without it has nobody at the control port.
+    fn init(&mut self) -> Option<&mut GuestControl> {
+        let heard = self.job.command || self.moments.ready.is_some();
+        self.control.as_mut().filter(|_| heard)
+    }
+
+    /// Presses the power button. Returns whether the guest listens to it.
+    fn power_button(&mut self) -> bool {
+        let listens = self.vm.press_power_button();
+        // Linux leaves it to a program what to do about the button, and our init is none of those that look at it.
+        match self.init() {
+            Some(init) => {
+                init.power_off();
+                true
+            }
+            None => listens,
+        }
+    }
+
+    /// Does what the clients of the control socket ask for, and answers.
+    fn serve(&mut self, watch: &Watch, ready: &Ready, host: &mut Host, state: &str) {
+        let asked = host.control.as_mut().map(|c| c.requests(watch, ready));
+        for (client, request) in asked.unwrap_or_default() {
+            let answer = match &request {
+                Err(why) => json!({"ok": false, "error": why}),
+                Ok(request) => self.obey(*request, host, state),
+            };
+            if let Some(control) = &mut host.control {
+                control.answer(client, &answer);
+                if request == Ok(Request::Wait) {
+                    control.will_wait(client);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, request: Request, host: &mut Host, state: &str) -> Value {
+        match request {
+            Request::Status => return self.status(host, state),
+            Request::Powerdown => return json!({"ok": true, "heard": self.power_button()}),
+            // Its machine has stopped: there is nothing left to ask.
+            Request::Stop if state == ENDING => {
+                host.told_to_end = true;
+                self.cut = Some(libc::SIGTERM);
+                self.force();
+            }
+            Request::Stop => {
+                self.on_signal(libc::SIGTERM, host);
+                let grace = self.job.resources.limits.stop_grace;
+                return match self.forced {
+                    true => json!({"ok": true, "forced": true}),
+                    false => json!({"ok": true, "grace_seconds": grace.as_secs_f64()}),
+                };
+            }
+            Request::Kill => {
+                self.asked = Some((libc::SIGKILL, Instant::now()));
+                host.told_to_end = true;
+                self.force();
+            }
+            Request::Wait => {}
+        }
+        json!({"ok": true})
+    }
+
+    fn status(&self, host: &Host, state: &str) -> Value {
+        let tail = self.vm.console().last_lines(TAIL);
+        json!({
+            "ok": true,
+            "id": host.control.as_ref().map(|control| control.id()),
+            "name": self.job.resources.name,
+            "pid": std::process::id(),
+            "state": state,
+            "uptime_seconds": self.job.started.elapsed().as_secs_f64(),
+            "alive": self.vm.alive(),
+            "exits": self.vm.exits(),
+            "restarts": host.restarts,
+            "console_tail": tail.iter().map(|line| shortened(line)).collect::<Vec<_>>(),
+        })
+    }
+
     fn on_escape(&mut self, escape: Escape, host: &mut Host) {
         match escape {
             Escape::Quit => {
@@ -324,7 +420,7 @@ impl<'a, 'b> Session<'a, 'b> {
                 self.quit = true;
                 self.force();
             }
-            Escape::PowerButton if self.vm.press_power_button() => {}
+            Escape::PowerButton if self.power_button() => {}
             Escape::PowerButton => {
                 say::err_raw("\r\nvsc-run: the guest does not listen to the power button\r\n")
             }
@@ -371,4 +467,8 @@ impl<'a, 'b> Session<'a, 'b> {
         };
         (ending, report)
     }
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(LINE_CHARS).collect()
 }

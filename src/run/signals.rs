@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use super::poll::Poll;
 use super::terminal;
 
 /// Signals that the main loop handles.
@@ -61,6 +62,44 @@ impl Signals {
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
+    /// Does work that cannot be interrupted. A signal that would end a machine ends this process meanwhile, after
+    /// `before`.
+    ///
+    /// # Errors
+    /// There is no thread or pipe to be had; then nothing was done.
+    pub(crate) fn end_during<T>(
+        &mut self,
+        before: impl FnOnce(i32) + Send,
+        work: impl FnOnce() -> T,
+    ) -> io::Result<T> {
+        let (over, working) = io::pipe()?;
+        std::thread::scope(|scope| {
+            let watch = move || {
+                let signal = loop {
+                    let mut poll = Poll::new();
+                    poll.read(self.fd());
+                    let end = poll.closed(over.as_raw_fd());
+                    // Without it, signals wait for the end of the work.
+                    let Ok(ready) = poll.wait(None) else { return };
+                    let mut signals = std::iter::from_fn(|| self.next());
+                    if let Some(signal) = signals.find(|s| *s != libc::SIGWINCH) {
+                        break signal;
+                    }
+                    if ready.is(end) {
+                        return;
+                    }
+                };
+                before(signal);
+                die_of(signal);
+            };
+            let named = std::thread::Builder::new().name("signals".into());
+            named.spawn_scoped(scope, watch)?;
+            let result = work();
+            drop(working);
+            Ok(result)
+        })
+    }
+
     /// The descriptor to poll.
     pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -87,6 +126,22 @@ impl Signals {
                 return Some(libc::SIGWINCH);
             }
         }
+    }
+}
+
+/// Ends this process as a signal does that nobody handles.
+fn die_of(signal: i32) -> ! {
+    terminal::restore();
+    // SAFETY: all-zero is a valid set; the action is the default one, which ends the process, unless it is the first one
+    // of a container. No destructor of another thread has to run.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        libc::raise(signal);
+        libc::_exit(128 + signal)
     }
 }
 
@@ -212,13 +267,17 @@ impl Drop for Deaf {
     }
 }
 
-/// The process that started this one: the machine dies with it, however it ends, by nohup or not.
+/// The process that started this one: the machine dies with it, however it ends. Who had it started without SIGHUP
+/// (nohup(1), `trap '' HUP`) has said that it is to go on, as does `start --detach`.
+///
+/// A parent that dies in the moment between its fork and the first instructions of this program cannot be told from
+/// whoever adopts its children: then the machine goes on, too.
 ///
 /// PR_SET_PDEATHSIG alone would not do: it is about the thread that called fork, which may end long before its
 /// process, and it is not told of a death before it was asked for.
 #[derive(Debug)]
 pub(crate) struct Parent {
-    /// None: a machine that was detached outlives whoever started it.
+    /// None: a machine that is to outlive whoever started it.
     pid: Option<libc::pid_t>,
     process: Option<OwnedFd>,
 }
@@ -226,6 +285,9 @@ pub(crate) struct Parent {
 impl Parent {
     /// Notes who the parent is; a death before this call is nobody's to see, so it comes first.
     pub(crate) fn of_process() -> Self {
+        if is_ignored(libc::SIGHUP) {
+            return Self::nobody();
+        }
         // SAFETY: plain system calls.
         let (pid, fd) = unsafe {
             let pid = libc::getppid();

@@ -34,7 +34,8 @@ use types::Reader;
 
 pub use suggest::nearest;
 pub use types::{
-    Console, ConsolePort, Cpu, Disk, Events, Given, Kernel, Limits, Root, Scenario, Serial,
+    Backing, Console, ConsolePort, Cpu, Disk, Events, Given, IoMax, Kernel, Limits, Locking, Pin,
+    Root, Scenario, Serial,
 };
 pub use write::write;
 
@@ -417,8 +418,17 @@ impl Parsed {
     }
 
     /// Where a key such as `disks[0].cache` was written, or what it belongs to.
-    pub(crate) fn span_of(&self, path: &str) -> Span {
+    pub fn span_of(&self, path: &str) -> Span {
         self.nearest(path).0.span
+    }
+
+    /// Whether a key of which `wanted` says so has its value from this very place.
+    pub fn names(&self, span: Span, wanted: impl Fn(&str) -> bool) -> bool {
+        let mut found = false;
+        tree::settings(&self.tree, String::new(), &mut |key, _, at| {
+            found |= at == span && wanted(&key);
+        });
+        found && !span.is_none()
     }
 
     /// A value as it was written, under a key such as `disks[0].cache`.
@@ -428,7 +438,7 @@ impl Parsed {
     }
 
     /// Whether anybody wrote a key such as `disks[0].cache`.
-    pub(crate) fn is_written(&self, path: &str) -> bool {
+    pub fn is_written(&self, path: &str) -> bool {
         self.nearest(path).1
     }
 
@@ -533,6 +543,12 @@ impl Parsed {
         });
         out
     }
+}
+
+/// The preset or feature set whose name is nearest to that of a scenario that is not there.
+pub(crate) fn near_preset(path: &std::path::Path) -> Option<&'static str> {
+    let sets = presets::PRESETS.iter().chain(presets::FEATURES);
+    suggest::nearest(path.to_str()?, sets.map(|preset| preset.name))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub struct Scenario {
     pub cpu: Cpu,
     /// `memory.size`, bytes
     pub memory: Given<u64>,
+    /// `memory`, without its size
+    pub backing: Backing,
     /// `kernel`
     pub kernel: Kernel,
     /// `root`
@@ -54,6 +56,31 @@ pub struct Scenario {
     pub limits: Limits,
     /// `guest.parameters`
     pub guest_parameters: Given<String>,
+    /// `control`
+    pub control: Given<bool>,
+    /// `register`
+    pub register: Given<bool>,
+    /// `sandbox`
+    pub sandbox: Given<bool>,
+    /// `locking`
+    pub locking: Locking,
+}
+
+/// `locking`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Locking {
+    /// `locking.driver`
+    pub driver: Given<&'static str>,
+    /// `locking.file_lockspace_dir`
+    pub file: Given<PathBuf>,
+    /// `locking.lvm_lockspace_dir`
+    pub lvm: Given<PathBuf>,
+    /// `locking.scsi_lockspace_dir`
+    pub scsi: Given<PathBuf>,
+    /// `locking.host_id`
+    pub host_id: Given<u64>,
+    /// `locking.disk_lease_dir`
+    pub leases: Given<PathBuf>,
 }
 
 /// `cpu`
@@ -71,6 +98,42 @@ pub struct Cpu {
     pub ht: Given<bool>,
     /// `cpu.nested`
     pub nested: Given<bool>,
+    /// `cpu.pin`
+    pub pin: Vec<Spanned<Pin>>,
+    /// `cpu.emulator_cpus`
+    pub emulator_cpus: Given<String>,
+    /// `cpu.scheduler`
+    pub scheduler: Given<&'static str>,
+    /// `cpu.priority`
+    pub priority: Given<u64>,
+}
+
+/// A member of `cpu.pin`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pin {
+    /// `cpu.pin[].vcpu`
+    pub vcpu: Given<u64>,
+    /// `cpu.pin[].cpus`
+    pub cpus: Given<String>,
+}
+
+/// What stands behind guest RAM, below `memory`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Backing {
+    /// `memory.source`
+    pub source: Given<&'static str>,
+    /// `memory.hugepages`
+    pub hugepages: Given<&'static str>,
+    /// `memory.locked`
+    pub locked: Given<bool>,
+    /// `memory.nosharepages`
+    pub nosharepages: Given<bool>,
+    /// `memory.allocation`
+    pub allocation: Given<&'static str>,
+    /// `memory.numa_nodes`
+    pub numa_nodes: Given<String>,
+    /// `memory.hard_limit`, bytes
+    pub hard_limit: Given<u64>,
 }
 
 /// `kernel`
@@ -132,6 +195,10 @@ pub struct Disk {
     pub device: Given<&'static str>,
     /// `disks[].size`, bytes
     pub size: Given<u64>,
+    /// `disks[].shareable`
+    pub shareable: Given<bool>,
+    /// `disks[].encryption`
+    pub encryption: Given<&'static str>,
 }
 
 /// A member of `serials`.
@@ -187,6 +254,33 @@ pub struct Limits {
     pub boot_deadline: Given<Option<Duration>>,
     /// `limits.stop_grace`
     pub stop_grace: Given<Option<Duration>>,
+    /// `limits.memory_max`, bytes
+    pub memory_max: Given<u64>,
+    /// `limits.memory_high`, bytes
+    pub memory_high: Given<u64>,
+    /// `limits.cpu_max`
+    pub cpu_max: Given<String>,
+    /// `limits.pids_max`
+    pub pids_max: Given<u64>,
+    /// `limits.io_max`
+    pub io_max: Vec<Spanned<IoMax>>,
+    /// `limits.slice`
+    pub slice: Given<String>,
+}
+
+/// A member of `limits.io_max`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct IoMax {
+    /// `limits.io_max[].disk`
+    pub disk: Given<u64>,
+    /// `limits.io_max[].rbps`, bytes a second
+    pub rbps: Given<u64>,
+    /// `limits.io_max[].wbps`, bytes a second
+    pub wbps: Given<u64>,
+    /// `limits.io_max[].riops`, requests a second
+    pub riops: Given<u64>,
+    /// `limits.io_max[].wiops`, requests a second
+    pub wiops: Given<u64>,
 }
 
 /// Reads typed values out of a tree.
@@ -275,8 +369,8 @@ impl Reader<'_> {
         })
     }
 
-    fn members<T>(&self, name: &str, read: impl Fn(Reader<'_>) -> T) -> Vec<Spanned<T>> {
-        match self.entry(&[name]).map(|e| &e.body) {
+    fn members<T>(&self, path: &[&str], read: impl Fn(Reader<'_>) -> T) -> Vec<Spanned<T>> {
+        match self.entry(path).map(|e| &e.body) {
             // A member with a wrong value would be blamed for what it lacks, too.
             Some(Body::List(members)) => members
                 .iter()
@@ -297,8 +391,24 @@ impl Reader<'_> {
                 threads: self.count(&["cpu", "topology", "threads"]),
                 ht: self.bool(&["cpu", "ht"]),
                 nested: self.bool(&["cpu", "nested"]),
+                pin: self.members(&["cpu", "pin"], |r| Pin {
+                    vcpu: r.count(&["vcpu"]),
+                    cpus: r.text(&["cpus"]),
+                }),
+                emulator_cpus: self.text(&["cpu", "emulator_cpus"]),
+                scheduler: self.word(&["cpu", "scheduler"]),
+                priority: self.count(&["cpu", "priority"]),
             },
             memory: self.count(&["memory", "size"]),
+            backing: Backing {
+                source: self.word(&["memory", "source"]),
+                hugepages: self.word(&["memory", "hugepages"]),
+                locked: self.bool(&["memory", "locked"]),
+                nosharepages: self.bool(&["memory", "nosharepages"]),
+                allocation: self.word(&["memory", "allocation"]),
+                numa_nodes: self.text(&["memory", "numa_nodes"]),
+                hard_limit: self.count(&["memory", "hard_limit"]),
+            },
             kernel: Kernel {
                 path: self.path(&["kernel", "path"]),
                 initrd: self
@@ -342,7 +452,7 @@ impl Reader<'_> {
                 .map(|env| env.value)
                 .unwrap_or_default(),
             workdir: self.text(&["workdir"]),
-            disks: self.members("disks", |r| Disk {
+            disks: self.members(&["disks"], |r| Disk {
                 path: r.path(&["path"]),
                 id: r.text(&["id"]),
                 format: r.word(&["format"]),
@@ -354,12 +464,14 @@ impl Reader<'_> {
                 block_size: r.count(&["block_size"]),
                 device: r.word(&["device"]),
                 size: r.count(&["size"]),
+                shareable: r.bool(&["shareable"]),
+                encryption: r.word(&["encryption"]),
             }),
-            serials: self.members("serials", |r| Serial {
+            serials: self.members(&["serials"], |r| Serial {
                 to: r.end(&["to"]),
                 log: r.bool(&["log"]),
             }),
-            consoles: self.members("consoles", |r| ConsolePort {
+            consoles: self.members(&["consoles"], |r| ConsolePort {
                 name: r.text(&["name"]),
                 input: r.end(&["in"]),
                 output: r.end(&["out"]),
@@ -388,8 +500,31 @@ impl Reader<'_> {
                 timeout: self.time(&["limits", "timeout"]),
                 boot_deadline: self.time(&["limits", "boot_deadline"]),
                 stop_grace: self.time(&["limits", "stop_grace"]),
+                memory_max: self.count(&["limits", "memory_max"]),
+                memory_high: self.count(&["limits", "memory_high"]),
+                cpu_max: self.text(&["limits", "cpu_max"]),
+                pids_max: self.count(&["limits", "pids_max"]),
+                io_max: self.members(&["limits", "io_max"], |r| IoMax {
+                    disk: r.count(&["disk"]),
+                    rbps: r.count(&["rbps"]),
+                    wbps: r.count(&["wbps"]),
+                    riops: r.count(&["riops"]),
+                    wiops: r.count(&["wiops"]),
+                }),
+                slice: self.text(&["limits", "slice"]),
             },
             guest_parameters: self.text(&["guest", "parameters"]),
+            locking: Locking {
+                driver: self.word(&["locking", "driver"]),
+                file: self.path(&["locking", "file_lockspace_dir"]),
+                lvm: self.path(&["locking", "lvm_lockspace_dir"]),
+                scsi: self.path(&["locking", "scsi_lockspace_dir"]),
+                host_id: self.count(&["locking", "host_id"]),
+                leases: self.path(&["locking", "disk_lease_dir"]),
+            },
+            control: self.bool(&["control"]),
+            register: self.bool(&["register"]),
+            sandbox: self.bool(&["sandbox"]),
         }
     }
 }

@@ -115,6 +115,15 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
         .ok_or_else(|| Fault::all(text, "not a whole number of bytes below 2^64"))
 }
 
+/// Whether a text is an amount of memory that is only too large.
+pub(crate) fn is_beyond(text: &str) -> bool {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    !number.is_empty() && size(text).is_err() && size(&format!("1{unit}")).is_ok()
+}
+
 /// A span of time; `None` for `none`.
 pub(crate) fn time(text: &str) -> Parsed<Option<Duration>> {
     if matches!(text, "none" | "never") {
@@ -326,6 +335,16 @@ pub(crate) fn size_text(bytes: u64) -> String {
         }
     }
     format!("{bytes} bytes")
+}
+
+/// An amount of memory as a scenario has it: `1G`.
+pub(crate) fn size_word(bytes: u64) -> String {
+    for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes}B")
 }
 
 /// A time as people write it.

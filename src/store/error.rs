@@ -61,6 +61,9 @@ pub enum StoreError {
         /// What that means.
         why: &'static str,
     },
+    /// A machine uses one of its images, perhaps not this program's.
+    #[error("{0}")]
+    Locked(String),
     /// The system refused something.
     #[error("cannot {action} {}: {error}", path.display())]
     System {

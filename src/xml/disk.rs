@@ -112,6 +112,7 @@ fn write_disk(disk: &mut Value, wide: Wide) -> Element {
         }
     }
     take_if(disk, "encryption", "none");
+    write_backing(disk, &mut element);
     write(disk, rows::DISK_END, &mut element);
     if let Some(blocks) = element.child_mut("blockio")
         && let Some(size) = blocks.get("logical_block_size").map(str::to_owned)
@@ -122,7 +123,7 @@ fn write_disk(disk: &mut Value, wide: Wide) -> Element {
     element
 }
 
-const SECRET: &[Row] = &[row("secret", "secret/@uuid", Form::Text)];
+const SECRET: &[Row] = &[row("secret.uuid", "secret/@uuid", Form::Text)];
 
 pub(super) fn read_disks(devices: &mut Element, import: &mut Import, wide: Wide) {
     let controllers = read_controllers(devices, import, wide);
@@ -198,11 +199,60 @@ fn read_disk(element: &mut Element, block: bool, wide: Wide, disk: &mut Value) {
         element.see_if("model", "virtio");
     }
     element.see_if("snapshot", "internal");
-    if let Some(backing) = element.child_mut("backingStore")
-        && backing.children.is_empty()
-        && backing.attributes.is_empty()
-    {
-        backing.see_all();
+    read_backing(element, disk);
+}
+
+/// The chain, and its end: libvirt looks for no more than it is told.
+fn write_backing(disk: &mut Value, element: &mut Element) {
+    let count = members(disk, "backing").len();
+    let mut at = element;
+    for index in 0..count {
+        let Some(member) = members(disk, "backing").get_mut(index) else {
+            return;
+        };
+        let (Some(path), format) = (take_text(member, "path"), take_text(member, "format")) else {
+            return;
+        };
+        at = at.push(Element::new("backingStore").with("type", "file"));
+        at.push(Element::new("format").with("type", format.unwrap_or_else(|| "raw".into())));
+        at.push(Element::new("source").with("file", path));
+    }
+    if count > 0 {
+        at.push(Element::new("backingStore"));
+    }
+}
+
+/// Formats that a member of a chain may have here.
+const CHAINED: [&str; 5] = ["raw", "qcow2", "vmdk", "vdi", "vhdx"];
+
+fn read_backing(element: &mut Element, disk: &mut Value) {
+    let mut chain = Vec::new();
+    let mut at = element;
+    while let Some(backing) = at.child_mut("backingStore") {
+        if backing.children.is_empty() && backing.attributes.is_empty() {
+            backing.see_all();
+            break;
+        }
+        let format = backing.child("format").and_then(|f| f.get("type"));
+        let format = format.filter(|f| CHAINED.contains(f)).map(str::to_owned);
+        let path = backing.child("source").and_then(|s| s.get("file"));
+        let (Some(format), Some(path)) = (format, path.map(str::to_owned)) else {
+            break;
+        };
+        if !backing.see_if("type", "file") {
+            break;
+        }
+        if let Some(child) = backing.child_mut("format") {
+            child.see("type");
+        }
+        if let Some(child) = backing.child_mut("source") {
+            child.see("file");
+        }
+        chain.push(json!({"path": path, "format": format}));
+        at = backing;
+    }
+    if !chain.is_empty() {
+        put(disk, "backing", chain.into());
     }
 }
 

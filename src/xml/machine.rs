@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::sev::policy::ES;
+
 use super::element::{Element, legal};
 use super::import::Import;
 use super::rows;
@@ -257,9 +259,6 @@ pub(super) fn read_cpu(root: &mut Element, into: &mut Value) {
     }
 }
 
-/// Bit 2 of a SEV policy: the state of the processors is encrypted too.
-const POLICY_ES: u64 = 4;
-
 pub(super) fn write_security(rest: &mut Value, root: &mut Element) {
     let Some(security) = slot(rest, "security").filter(|s| s.is_object()) else {
         return;
@@ -272,7 +271,7 @@ pub(super) fn write_security(rest: &mut Value, root: &mut Element) {
         }
         Some("sev") => ("sev", rows::SEV),
         // libvirt tells SEV-ES from SEV by the policy alone.
-        Some("sev-es") if policy.is_some_and(|p| p & POLICY_ES != 0) => ("sev", rows::SEV),
+        Some("sev-es") if policy.is_some_and(|p| p & ES != 0) => ("sev", rows::SEV),
         Some("sev-snp") => ("sev-snp", rows::SNP),
         _ => return,
     };
@@ -296,7 +295,7 @@ pub(super) fn read_security(root: &mut Element, into: &mut Value) {
     read(element, rows, &mut security);
     let es = peek(&security, "policy")
         .and_then(Value::as_u64)
-        .is_some_and(|p| p & POLICY_ES != 0);
+        .is_some_and(|p| p & ES != 0);
     let kind = if kind == "sev" && es { "sev-es" } else { kind };
     put(&mut security, "type", kind.into());
     put(into, "security", security);

@@ -35,6 +35,11 @@ pub(super) const MEMORY: &[Row] = &[
     ),
     row("memory.discard", "memoryBacking/discard", Present),
     row("memory.hard_limit", "memtune/hard_limit", Size),
+    row(
+        "memory.numa_nodes",
+        "numatune/memory[mode=strict]/@nodeset",
+        Text,
+    ),
     row("cpu.count", "vcpu", Number),
     row("", "vcpu/@placement", Expect("static")),
     row("iothreads", "iothreads", Number),

@@ -24,12 +24,38 @@ pub fn vsc() -> Command {
 
 /// Runs to the end within three minutes; a hang is a failure that shows what was said.
 pub fn run(command: &mut Command) -> Output {
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("vsc-run starts");
-    finish(child)
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match command.spawn() {
+            Ok(child) => return finish(child),
+            // A program that was just copied: a child of another thread has the descriptor for writing it until it
+            // executes its own.
+            Err(e)
+                if e.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < until =>
+            {
+                std::thread::yield_now();
+            }
+            Err(e) => panic!("vsc-run starts: {e}"),
+        }
+    }
+}
+
+/// An empty qcow2 image of 1 MiB; with the file of a passphrase, one that is encrypted with it.
+pub fn qcow2(path: &std::path::Path, passphrase: Option<&std::path::Path>) {
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2"]);
+    if let Some(file) = passphrase {
+        let object = format!("secret,id=key,file={}", file.display());
+        let options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+        command.args(["--object", object.as_str(), "-o", options]);
+    }
+    let status = command
+        .arg(path)
+        .arg("1M")
+        .status()
+        .expect("qemu-img starts");
+    assert!(status.success());
 }
 
 /// Waits for a child within three minutes (a busy host is no failure).
@@ -108,6 +134,14 @@ impl TempDir {
     }
 
     /// Names of what is in it, sorted.
+    /// Writes a file that only its owner can read.
+    pub fn secret(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.write(name, content);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = std::fs::read_dir(&self.0)
             .unwrap()

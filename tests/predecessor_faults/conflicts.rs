@@ -32,20 +32,16 @@ fn conflict_raw_with_preallocation_of_metadata() {
 /// The image was plain, and the XML said LUKS.
 #[test]
 fn conflict_raw_with_encryption() {
-    let scenario =
-        "preset: desktop\ndisks: [{path: n.img, format: raw, encryption: luks, size: 1G}]\n";
-    assert_eq!(conflict(scenario, &[]), words("E-CONFLICT", "luks", "raw"));
-    let options = ["storage.format=raw", "storage.encryption=luks"];
-    assert_eq!(
-        conflict("preset: computation\n", &options),
-        words("E-CONFLICT", "luks", "raw")
-    );
+    // It is encrypted now, and a format that cannot be is a conflict.
+    let scenario = "preset: desktop\ndisks: [{path: n.img, format: vmdk, encryption: luks}]\n";
+    assert_eq!(conflict(scenario, &[]), words("E-CONFLICT", "luks", "vmdk"));
     let lab = Lab::new("raw-luks");
-    let said = lab.refused(&["disk", "create", "a.raw", "1M", "--encryption", "luks"]);
-    assert!(
-        said.contains("E-DISK-OPTION") && said.contains("plain text"),
-        "{said}"
-    );
+    lab.secret("work/key", "x");
+    let create = ["disk", "create", "a.raw", "1M", "--encryption", "luks"];
+    lab.ok(&[&create[..], &["--iter-time", "1", "--secret-file", "key"]].concat());
+    let made = fs::read(lab.path("work/a.raw")).unwrap();
+    assert_eq!(made.len(), 3 << 20);
+    assert!(made.starts_with(b"LUKS\xba\xbe\0\x01aes"));
 }
 
 /// Crash in the middle of the XML, half of it written.
@@ -120,8 +116,25 @@ fn conflict_securevm_on_i440fx() {
 /// An encrypted machine whose disk cannot be encrypted.
 #[test]
 fn conflict_securevm_without_qcow2() {
-    let conflict = conflict("preset: securevm\n", &["storage.format=raw"]);
-    assert_eq!(conflict, words("E-CONFLICT", "luks", "raw"));
+    // A raw one is a LUKS container as well.
+    let raw = exported(&described("preset: securevm\n", &["storage.format=raw"]));
+    assert_eq!(
+        attribute(&raw, "devices/disk/source/encryption", "format"),
+        Some("luks")
+    );
+    // That no such image can be made here is said as well.
+    let told = describe("preset: securevm\n", &["storage.format=vmdk"]).unwrap_err();
+    let marked = |code: &str| {
+        let told = told.records().into_iter().find(|d| d.code == code).unwrap();
+        told.place.unwrap().text.marked
+    };
+    assert_eq!(
+        (
+            marked("E-CONFLICT").as_str(),
+            marked("E-DISK-OPTION").as_str()
+        ),
+        ("luks", "vmdk")
+    );
     let plain = described(
         "preset: securevm\n",
         &["storage.format=raw", "storage.encryption=none"],

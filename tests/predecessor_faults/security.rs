@@ -18,7 +18,7 @@ fn security_1_nothing_goes_through_a_shell() {
         1 << 20
     );
     if have_qemu_img() {
-        lab.write("work/key", EVIL);
+        lab.secret("work/key", EVIL);
         fs::set_permissions(
             lab.path("work/key"),
             std::os::unix::fs::PermissionsExt::from_mode(0o600),
@@ -73,7 +73,7 @@ fn security_2_a_password_is_seen_by_nobody() {
     }
     let lab = Lab::new("password");
     let word = "Correct-Horse-9713";
-    lab.write("work/key", format!("{word}\n"));
+    lab.secret("work/key", format!("{word}\n"));
     let key = lab.path("work/key");
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let real = std::env::split_paths(&std::env::var_os("PATH").unwrap())
@@ -398,8 +398,8 @@ fn security_7_a_secret_goes_where_its_machine_goes() {
         "work/virthosts.yaml",
         "one:\n  url: test:///one\ntwo:\n  url: test:///two\n",
     );
-    lab.write("work/d.qcow2", "an image");
-    lab.write("work/key", "Correct-Horse-9713");
+    lab.secret("work/key", "Correct-Horse-9713");
+    qcow2(&lab.path("work/d.qcow2"), Some(&lab.path("work/key")));
     fs::set_permissions(
         lab.path("work/key"),
         std::os::unix::fs::PermissionsExt::from_mode(0o600),

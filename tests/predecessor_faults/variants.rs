@@ -183,7 +183,7 @@ fn variant_paths_with_markup() {
 #[test]
 fn variant_formats_of_images_are_said_and_not_guessed() {
     let lab = Lab::new("format");
-    lab.write("work/a.img", [b"QFI\xfb".as_slice(), &[0; 508]].concat());
+    qcow2(&lab.path("work/a.img"), None);
     lab.write("work/s.yaml", "disks: [{path: a.img}]\n");
     let said = text(&lab.run(&["check", "s.yaml"]).stderr);
     assert!(

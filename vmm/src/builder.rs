@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 use vsc_devices::Memory;
+use vsc_devices::block::keep::Keep;
 use vsc_devices::bus::{Bus, BusError, Slot};
 use vsc_devices::console_log::ConsoleLog;
 use vsc_devices::legacy::acpi_pm::{self, AcpiPm, ResetRegister};
@@ -24,11 +25,15 @@ use vsc_firmware::kernel::cache::Cache;
 use vsc_firmware::kernel::{Flavour, Kernel, LoadOptions, Loaded};
 
 use crate::control::Control;
-use crate::devices::{self, DeviceError, Devices};
+pub use crate::devices::DeviceError;
+use crate::devices::{self, Devices};
 use crate::kvm::{EmptyMachine, Host, HostKind, KvmError, Lines, Machine};
 use crate::layout;
-use crate::memory::{self, MemoryError};
-use crate::resources::{EntryChoice, InitrdPart, KernelFormat, KernelSpec, Payload, VmResources};
+use crate::memory::{self, MemoryError, Ram};
+use crate::placement::{self, PlacementError};
+use crate::resources::{
+    Backing, EntryChoice, InitrdPart, KernelFormat, KernelSpec, Pages, Payload, VmResources,
+};
 use crate::vcpu::Shared;
 use crate::vm::{Marks, Vm};
 
@@ -42,6 +47,9 @@ pub enum BuildError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Where threads run.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// No usable /dev/kvm.
     #[error("{why}; {remedy}")]
     NoKvm {
@@ -113,21 +121,31 @@ pub enum BuildError {
 /// What a small Linux touches at the end of memory before its first program, bytes.
 const EARLY_MEMORY: u64 = 8 << 20;
 
-/// Builds the machine. `ends` are the descriptors behind `Endpoint::Given`.
+/// Builds the machine. `ends` are the descriptors behind `Endpoint::Given`; `keeps`, one for each disk of a machine
+/// that may be built again, have the images open and locked until then.
 ///
 /// # Errors
-/// [`BuildError`]; nothing is left behind then.
-pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildError> {
+/// [`BuildError`]; nothing of it is left behind then.
+pub fn build(
+    resources: &VmResources,
+    mut ends: HostEnds,
+    keeps: &[Keep],
+) -> Result<Vm, BuildError> {
     // 1. What was asked for makes sense, and is there.
     let begin = Instant::now();
     resources.validate().map_err(BuildError::Resources)?;
     let kernel = open_kernel(resources)?;
 
     // 2. Guest memory, with the kernel where it runs, while KVM makes the machine.
-    let memory = memory::create(&resources.name, resources.memory)?;
+    let Ram {
+        memory,
+        backing,
+        mark,
+        notes,
+    } = memory::create(&resources.name, resources.memory, &resources.backing)?;
     let low_end = resources.memory.min(layout::LOW_RAM_END);
     let (empty, loaded) = with_empty_machine(&kernel, || {
-        load_kernel(resources, &kernel, &memory, low_end)
+        load_kernel(resources, &backing, &kernel, &memory, low_end)
     })?;
     let machine_at = Instant::now();
     check_host(&kernel, &loaded)?;
@@ -141,7 +159,8 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
     let lines = machine.create_irqchip(resources.irqchip, resources.pit, &resources.cpus)?;
     let vcpus = machine.create_vcpus(&resources.cpus)?;
 
-    // 5. Devices on their buses, with their loops.
+    // 5. Devices on their buses, with their loops, which run where this thread runs.
+    let seats = placement::take(&resources.placement, resources.cpus.count)?;
     let control = Arc::new(Control::new().map_err(BuildError::EventFd)?);
     let console = console_log(resources)?;
     let mut ports = Bus::new();
@@ -159,6 +178,7 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
             lines: &lines,
             console: &console,
             control: &control,
+            keeps,
         },
         &mut ports,
         &mut mmio,
@@ -179,6 +199,7 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
         },
     )?;
     vcpus[0].start_at(&start)?;
+    memory::lock(&memory, &backing)?;
 
     // 7. Done; nothing runs yet.
     let shared = Arc::new(Shared {
@@ -204,6 +225,9 @@ pub fn build(resources: &VmResources, mut ends: HostEnds) -> Result<Vm, BuildErr
         resources.limits.boot_deadline,
         marks,
     );
+    vm.seats = seats;
+    vm.mark = mark;
+    vm.notes = notes;
     vm.consoles = devices.consoles;
     vm.serials = devices.serials;
     vm.counters = devices.counters;
@@ -258,16 +282,18 @@ fn with_empty_machine(
 /// Step 2: mapped where it comes from the cache, else copied or decompressed.
 fn load_kernel(
     resources: &VmResources,
+    backing: &Backing,
     kernel: &Kernel,
     memory: &Memory,
     low_end: u64,
 ) -> Result<Loaded, BuildError> {
     let extent = kernel
         .extent()
-        .filter(|e| e.end <= low_end && kernel.loaded_len() >= memory::HUGE);
+        .filter(|e| e.end <= low_end && kernel.loaded_len() >= memory::HUGE)
+        .filter(|_| backing.pages == Pages::Normal && !backing.immediate);
     let mut mapped = false;
     if let Some(extent) = extent {
-        mapped = kernel.is_cached() && map_pieces(kernel, memory)?;
+        mapped = backing.takes_overlays() && kernel.is_cached() && map_pieces(kernel, memory)?;
         if !mapped {
             let len = (extent.end - extent.start).next_multiple_of(memory::HUGE);
             memory::prefer_huge(memory, extent.start, len);

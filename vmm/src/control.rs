@@ -8,6 +8,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vsc_devices::event::{EventSink, GuestEvent};
 use vsc_devices::source;
 
+use crate::sandbox::Thread;
+
 /// Why a machine stopped. The first reason stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -64,8 +66,24 @@ pub enum Stop {
     },
     /// A thread of the monitor panicked; its message is on standard error.
     Bug,
+    /// A thread could not be confined, and did not run.
+    NotConfined {
+        /// Its kind.
+        thread: String,
+        /// errno.
+        errno: i32,
+    },
     /// The caller asked.
     Requested,
+}
+
+impl Stop {
+    pub(crate) fn not_confined(thread: Thread, error: &std::io::Error) -> Self {
+        Self::NotConfined {
+            thread: thread.word().to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+        }
+    }
 }
 
 /// Stop flag, reason, and the descriptor that wakes the main thread.

@@ -1,15 +1,20 @@
 //! Step 5 of the builder: serial lines and virtio devices from their specs, on their buses and loops.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vsc_devices::Memory;
+use vsc_devices::block::keep::Keep;
+use vsc_devices::block::raw::Spare;
 use vsc_devices::bus::{Bus, BusError};
 use vsc_devices::console_log::ConsoleLog;
 use vsc_devices::legacy::serial::{self, Serial};
+use vsc_devices::secret::Passphrase;
 use vsc_devices::stream::HostEnds;
 use vsc_devices::virtio::Device;
-use vsc_devices::virtio::blk::{Blk, BlkError, BlkOptions};
+use vsc_devices::virtio::blk::{Blk, BlkError, BlkOptions, BlkSpec, Luks};
 use vsc_devices::virtio::console::{Console, ConsoleError, ConsoleHandle};
 use vsc_devices::virtio::rng::Rng;
 use vsc_devices::virtio::stats::Counters;
@@ -30,6 +35,15 @@ pub enum DeviceError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] BlkError),
+    /// The passphrase of an encrypted disk was not handed over.
+    #[error("Disk {} is encrypted, and its passphrase cannot be read", path.display())]
+    Passphrase {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// A virtio console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -56,6 +70,21 @@ pub enum DeviceError {
     Bus(#[from] BusError),
 }
 
+/// The passphrase of an encrypted disk, out of the descriptor that has it, which is closed.
+fn passphrase(spec: &BlkSpec, ends: &mut HostEnds) -> Result<Option<Arc<Passphrase>>, DeviceError> {
+    let Some(Luks { secret }) = &spec.encryption else {
+        return Ok(None);
+    };
+    let failed = |source| DeviceError::Passphrase {
+        path: spec.path.clone(),
+        source,
+    };
+    let missing = || failed(std::io::ErrorKind::NotFound.into());
+    let file = File::from(ends.remove(secret).ok_or_else(missing)?);
+    let passphrase = Passphrase::of_file(&file).map_err(failed)?;
+    Ok(Some(Arc::new(passphrase)))
+}
+
 /// What devices are wired to.
 pub(crate) struct Parts<'a> {
     pub(crate) memory: &'a Memory,
@@ -63,6 +92,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) lines: &'a Lines,
     pub(crate) console: &'a ConsoleLog,
     pub(crate) control: &'a Arc<Control>,
+    /// Of each disk's image.
+    pub(crate) keeps: &'a [Keep],
 }
 
 /// What came of it.
@@ -90,10 +121,14 @@ pub(crate) fn attach(
         counters: Vec::new(),
     };
     let mut virtio: Vec<Box<dyn Device>> = Vec::new();
+    let spares: Vec<Spare> = resources.disks.iter().map(|_| Spare::default()).collect();
     for (index, spec) in resources.disks.iter().enumerate() {
         let name = format!("disk{index}");
         let options = BlkOptions {
             note: log(&name),
+            passphrase: passphrase(spec, ends)?,
+            spare: spares[index].clone(),
+            keep: parts.keeps.get(index).cloned().unwrap_or_default(),
             ..BlkOptions::default()
         };
         virtio.push(Box::new(Blk::open(&name, spec, options)?));
@@ -113,9 +148,13 @@ pub(crate) fn attach(
     let mut loops = Loops {
         wanted: resources.iothreads.max(1) as usize,
         control: parts.control,
-        running: &mut out.loops,
+        made: &mut out.loops,
         next: 0,
     };
+    // Disks come first.
+    let encrypted = resources.disks.iter().map(|d| d.encryption.is_some());
+    let rings = spares.into_iter().zip(encrypted);
+    let mut rings = rings.map(|(spare, encrypted)| (!encrypted).then_some(spare));
     let count = virtio.len();
     for (index, device) in virtio.into_iter().enumerate() {
         let base = layout::MMIO_BASE + index as u64 * layout::MMIO_STRIDE;
@@ -123,7 +162,7 @@ pub(crate) fn attach(
         let name = device.name().to_owned();
         let wiring = Wiring {
             memory: parts.memory.clone(),
-            events: Arc::new(loops.next()?),
+            events: Arc::new(loops.next(rings.next().flatten())?),
             registry: Some(parts.machine.kicks()),
             log: log(&name),
         };
@@ -153,32 +192,41 @@ pub(crate) fn attach(
         )?;
         if let Some(source) = source {
             // A loop that has ended already stopped the machine.
-            let _ = loops.next()?.add(Worker::from_source(Box::new(source)));
+            let _ = loops.next(None)?.add(Worker::from_source(Box::new(source)));
         }
         out.serials.push(serial.clone());
         ports.insert(spec.port(), serial::LEN, serial)?;
     }
+    if resources.disks.iter().any(|d| d.encryption.is_some()) {
+        for io_thread in &mut out.loops {
+            io_thread.expect_disk_threads();
+        }
+    }
     Ok(out)
 }
 
-/// I/O threads, started when the first device needs one.
+/// Loops, made when the first device needs one.
 struct Loops<'a> {
     wanted: usize,
     control: &'a Arc<Control>,
-    running: &'a mut Vec<IoThread>,
+    made: &'a mut Vec<IoThread>,
     next: usize,
 }
 
 impl Loops<'_> {
-    /// The loop of the next device, in turn.
-    fn next(&mut self) -> Result<LoopHandle, IoThreadError> {
+    /// The loop of the next device, in turn; `spare` if that is a disk.
+    fn next(&mut self, spare: Option<Spare>) -> Result<LoopHandle, IoThreadError> {
         let turn = self.next % self.wanted;
         self.next += 1;
-        if turn == self.running.len() {
-            self.running
-                .push(IoThread::spawn(turn as u32, self.control.clone())?);
+        if turn == self.made.len() {
+            let made = IoThread::new(turn as u32, self.control.clone())?;
+            self.made.push(made);
         }
-        Ok(self.running[turn].handle())
+        let made = &mut self.made[turn];
+        if let Some(spare) = spare {
+            made.expect_disk(spare);
+        }
+        Ok(made.handle())
     }
 }
 

@@ -14,7 +14,9 @@ pub mod io_thread;
 pub mod kvm;
 pub mod layout;
 pub mod memory;
+pub mod placement;
 pub mod resources;
+pub mod sandbox;
 pub mod vcpu;
 pub mod vm;
 

@@ -1,22 +1,29 @@
-//! Guest RAM: one memfd, mapped once below the 32-bit hole and once above.
+//! Guest RAM: one memfd, mapped once below the 32-bit hole and once above; or anonymous memory in the same two places.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 use vsc_devices::Memory;
 use vsc_firmware::kernel::Piece;
 
 use crate::layout::{HIGH_RAM, LOW_RAM_END};
+use crate::resources::{Backing, MemorySource, Pages};
+
+mod backing;
+
+pub(crate) use backing::lock;
 
 /// Why guest RAM could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// A size that is zero, not a multiple of 4 KiB, or does not fit the address space.
-    #[error("Guest memory of {0} bytes is not a multiple of 4 KiB between 4 KiB and 64 TiB")]
+    #[error(
+        "Guest memory of {0} bytes is not a multiple of its pages, or not between one of them and 64 TiB"
+    )]
     Size(u64),
     /// memfd_create or ftruncate failed.
     #[error("Create the memfd for {size} bytes of guest memory")]
@@ -34,7 +41,49 @@ pub enum MemoryError {
         size: u64,
         /// vm-memory's reason.
         #[source]
-        source: vm_memory::mmap::MmapRegionError,
+        source: MmapRegionError,
+    },
+    /// Not enough pages of hugetlbfs, with the numbers and what to do.
+    #[error("{0}")]
+    HugePages(String),
+    /// mbind failed.
+    #[error("Bind guest memory to the NUMA nodes {nodes:?} (this host has memory on {there})")]
+    Nodes {
+        /// Nodes asked for.
+        nodes: Vec<u32>,
+        /// What /sys says.
+        there: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The pages could not be had before the start.
+    #[error("Get all {size} bytes of guest memory before the start (memory.allocation: immediate)")]
+    Populate {
+        /// Bytes asked for.
+        size: u64,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// MADV_POPULATE_WRITE is Linux 5.14's.
+    #[error(
+        "This kernel cannot give memory before its first use (MADV_POPULATE_WRITE, Linux 5.14)"
+    )]
+    NoPopulate,
+    /// mlock2 failed.
+    #[error(
+        "Lock {size} bytes of guest memory, where this process may lock {allowed} (RLIMIT_MEMLOCK); raise the limit \
+         (ulimit -l, LimitMEMLOCK=), or say memory.locked: false"
+    )]
+    Lock {
+        /// Bytes asked for.
+        size: u64,
+        /// The limit.
+        allowed: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
     },
     /// The regions do not form a memory.
     #[error("Assemble the guest memory")]
@@ -51,26 +100,79 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Creates `size` bytes of RAM, all zero, none of it allocated yet. The memfd is named `vsc:NAME`.
+/// Guest RAM that has just been made.
+pub struct Ram {
+    /// The RAM itself.
+    pub memory: Memory,
+    /// What it stands on, in the end.
+    pub backing: Backing,
+    /// The memfd that names the machine, where its RAM is none (`vsc-run ps` looks for it).
+    pub mark: Option<OwnedFd>,
+    /// What was recommended and could not be had.
+    pub notes: Vec<String>,
+}
+
+/// Creates `size` bytes of RAM, all zero. Without a word in `backing` none of it is allocated yet. The memfd is named
+/// `vsc:NAME`.
 ///
 /// # Errors
 /// [`MemoryError`] naming the step.
-pub fn create(name: &str, size: u64) -> Result<Memory, MemoryError> {
-    if size == 0 || !size.is_multiple_of(0x1000) || size > 1 << 46 {
+pub fn create(name: &str, size: u64, backing: &Backing) -> Result<Ram, MemoryError> {
+    let page = backing.pages.bytes();
+    if size == 0 || !size.is_multiple_of(page) || size > 1 << 46 {
         return Err(MemoryError::Size(size));
     }
-    let file = memfd(name, size).map_err(|source| MemoryError::Memfd { size, source })?;
+    match whole(name, size, backing) {
+        Err(MemoryError::HugePages(why)) if backing.or_small_pages => {
+            let small = Backing {
+                pages: Pages::Normal,
+                ..backing.clone()
+            };
+            let mut ram = whole(name, size, &small)?;
+            ram.notes.push(format!("ordinary pages instead of {why}"));
+            Ok(ram)
+        }
+        made => made,
+    }
+}
+
+fn whole(name: &str, size: u64, backing: &Backing) -> Result<Ram, MemoryError> {
+    let huge = backing.pages != Pages::Normal;
+    let file = memfd(name, size, backing.pages).map_err(|source| match huge {
+        true => MemoryError::HugePages(backing::shortage(size, backing)),
+        false => MemoryError::Memfd { size, source },
+    })?;
+    let anonymous = backing.source == MemorySource::Anonymous;
+    let behind = (!anonymous).then_some(&file);
     let mut offset = 0;
     let mut regions = Vec::with_capacity(2);
     for (start, len) in ranges(size) {
-        let region =
-            map(&file, offset, len).map_err(|source| MemoryError::Map { size: len, source })?;
+        let region = map(behind, offset, len, backing.pages).map_err(|source| match source {
+            MmapRegionError::Mmap(e) if huge && e.raw_os_error() == Some(libc::ENOMEM) => {
+                MemoryError::HugePages(backing::shortage(size, backing))
+            }
+            source => MemoryError::Map { size: len, source },
+        })?;
         let region =
             GuestRegionMmap::new(region, GuestAddress(start)).ok_or(MemoryError::Size(size))?;
         regions.push(region);
         offset += len;
     }
-    Memory::from_regions(regions).map_err(MemoryError::Assemble)
+    let memory = Memory::from_regions(regions).map_err(MemoryError::Assemble)?;
+    backing::bind(&memory, backing)?;
+    if anonymous {
+        backing::advise_merging(&memory, backing);
+    }
+    // Pages of hugetlbfs are promised by number, not by node or cgroup: only a page that is there cannot be missing.
+    if backing.immediate || huge {
+        backing::populate(&memory, backing)?;
+    }
+    Ok(Ram {
+        memory,
+        backing: backing.clone(),
+        mark: anonymous.then_some(file),
+        notes: Vec::new(),
+    })
 }
 
 /// Lets guest memory at `piece.phys` be the pages of `file` until the guest writes to them. Whoever maps the memfd
@@ -118,22 +220,35 @@ pub(crate) fn prefer_huge(memory: &Memory, start: u64, len: u64) {
         let Ok(slice) = memory.get_slice(GuestAddress(at), HUGE as usize) else {
             return;
         };
-        let host = slice.ptr_guard_mut().as_ptr();
-        if !(host as u64).is_multiple_of(HUGE) {
-            return;
-        }
-        // SAFETY: 2 MiB of guest memory that no vCPU uses yet. Collapsing an extent needs one page in it, hence the
-        // write (of what is there); the advice changes no content.
-        let refused = unsafe {
-            host.write_volatile(host.read_volatile());
-            libc::madvise(host.cast(), HUGE as usize, MADV_COLLAPSE) != 0
-        };
-        if refused {
-            // No such advice, or no huge page to be had: the next one would fare no better.
+        let host = slice.ptr_guard_mut().as_ptr() as usize;
+        if !host.is_multiple_of(HUGE as usize) || !collapse(host, HUGE as usize) {
             return;
         }
         at += HUGE;
     }
+}
+
+/// Puts huge pages behind the whole ones that lie in `len` bytes of guest memory at `address`, which no vCPU or device
+/// uses yet. Returns whether there were some for all.
+fn collapse(address: usize, len: usize) -> bool {
+    let huge = HUGE as usize;
+    let end = address.saturating_add(len);
+    let mut at = address.next_multiple_of(huge);
+    while at.saturating_add(huge) <= end {
+        let host = at as *mut u8;
+        // SAFETY: 2 MiB of guest memory that nobody else uses. Collapsing an extent needs one page in it, hence the
+        // write (of what is there); the advice changes no content.
+        let refused = unsafe {
+            host.write_volatile(host.read_volatile());
+            libc::madvise(host.cast(), huge, MADV_COLLAPSE) != 0
+        };
+        if refused {
+            // No such advice, or no huge page to be had: the next one would fare no better.
+            return false;
+        }
+        at += huge;
+    }
+    true
 }
 
 /// Size and alignment of a huge page.
@@ -164,25 +279,37 @@ impl Drop for Filler {
 }
 
 fn map(
-    file: &OwnedFd,
+    file: Option<&OwnedFd>,
     offset: u64,
     len: u64,
-) -> Result<vm_memory::MmapRegion<()>, vm_memory::mmap::MmapRegionError> {
-    let fd = file
-        .try_clone()
-        .map_err(vm_memory::mmap::MmapRegionError::Mmap)?;
+    pages: Pages,
+) -> Result<vm_memory::MmapRegion<()>, MmapRegionError> {
     let size = len as usize;
-    let file = FileOffset::new(File::from(fd), offset);
+    let file = match file {
+        Some(fd) => {
+            let fd = fd.try_clone().map_err(MmapRegionError::Mmap)?;
+            Some(FileOffset::new(File::from(fd), offset))
+        }
+        None => None,
+    };
+    let flags = match (&file, pages) {
+        // Without MAP_NORESERVE the pages are promised to us.
+        (Some(_), Pages::Huge2M | Pages::Huge1G) => libc::MAP_SHARED,
+        (Some(_), Pages::Normal) => libc::MAP_SHARED | libc::MAP_NORESERVE,
+        (None, _) => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    };
     let build = || {
-        MmapRegionBuilder::new(size)
-            .with_file_offset(file.clone())
+        let builder = MmapRegionBuilder::new(size)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-            .build()
+            .with_mmap_flags(flags);
+        match &file {
+            Some(file) => builder.with_file_offset(file.clone()).build(),
+            None => builder.build(),
+        }
     };
     let mut region = build()?;
     let excess = region.as_ptr() as usize % HUGE as usize;
-    if excess != 0 && len >= HUGE {
+    if excess != 0 && len >= HUGE && pages == Pages::Normal {
         // The kernel places a mapping at the upper end of the lowest gap that has room: with that end taken, the
         // next one lies where huge pages can. Where the kernel does otherwise, the memory has small pages.
         let top = region.as_ptr() as usize + size;
@@ -198,12 +325,17 @@ fn map(
     Ok(region)
 }
 
-fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
+fn memfd(name: &str, size: u64, pages: Pages) -> io::Result<OwnedFd> {
     // The kernel takes at most 249 bytes (man memfd_create) and no NUL.
     let clean: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
     let name = CString::new(format!("vsc:{clean}")).unwrap_or_default();
+    let flags = match pages {
+        Pages::Normal => 0,
+        Pages::Huge2M => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
+        Pages::Huge1G => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
+    };
     // SAFETY: the name is a C string that outlives the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -218,57 +350,4 @@ fn memfd(name: &str, size: u64) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend};
-
-    #[test]
-    fn memory_below_the_hole_is_one_range_and_above_it_two() {
-        assert_eq!(ranges(1 << 20), [(0, 1 << 20)]);
-        assert_eq!(ranges(LOW_RAM_END), [(0, LOW_RAM_END)]);
-        assert_eq!(
-            ranges(LOW_RAM_END + 4096),
-            [(0, LOW_RAM_END), (HIGH_RAM, 4096)]
-        );
-    }
-
-    #[test]
-    fn both_ranges_are_backed_by_different_bytes() {
-        let memory = create("test", LOW_RAM_END + 8192).unwrap();
-        memory.write_obj(0x11u8, GuestAddress(4095)).unwrap();
-        memory
-            .write_obj(0x22u8, GuestAddress(HIGH_RAM + 4095))
-            .unwrap();
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(4095)).unwrap(), 0x11);
-        assert!(memory.write_obj(1u8, GuestAddress(LOW_RAM_END)).is_err());
-        assert!(
-            memory
-                .write_obj(1u8, GuestAddress(HIGH_RAM + 8192))
-                .is_err()
-        );
-        assert_eq!(memory.num_regions(), 2);
-    }
-
-    #[test]
-    fn regions_lie_where_huge_pages_can_and_keep_their_content() {
-        for size in [8 << 20, 129 << 20, LOW_RAM_END + (64 << 20)] {
-            let memory = create("test", size).unwrap();
-            for (start, _) in ranges(size) {
-                let host = memory.get_host_address(GuestAddress(start)).unwrap();
-                assert_eq!(host as u64 % HUGE, 0, "{size:#x}: {host:p}");
-            }
-            memory.write_obj(0x33u8, GuestAddress(HUGE + 5)).unwrap();
-            prefer_huge(&memory, 0, 6 << 20);
-            prefer_huge(&memory, size - 1, u64::MAX);
-            assert_eq!(memory.read_obj::<u8>(GuestAddress(HUGE + 5)).unwrap(), 0x33);
-            assert_eq!(memory.read_obj::<u8>(GuestAddress(HUGE + 6)).unwrap(), 0);
-        }
-    }
-
-    #[test]
-    fn impossible_sizes_are_errors() {
-        for size in [0, 1, 4095, 4097, 1 << 47] {
-            assert!(matches!(create("test", size), Err(MemoryError::Size(s)) if s == size));
-        }
-    }
-}
+mod tests;

@@ -21,6 +21,12 @@ pub struct VmResources {
     pub cpus: Cpus,
     /// Guest RAM, bytes; a multiple of 4 KiB.
     pub memory: u64,
+    /// What stands behind it.
+    #[serde(default)]
+    pub backing: Backing,
+    /// Where and how the host runs the threads.
+    #[serde(default)]
+    pub placement: Placement,
     /// Where the interrupt controllers live.
     pub irqchip: Irqchip,
     /// Creates the 8254 timer (PIT) and declares the ACPI PM timer. Only kernels without kvmclock and TSC deadline
@@ -57,6 +63,120 @@ pub struct Cpus {
     /// Shows SVM or VMX to the guest.
     pub nested: bool,
 }
+
+/// What stands behind guest RAM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backing {
+    /// What kind of memory it is.
+    pub source: MemorySource,
+    /// Size of its pages.
+    pub pages: Pages,
+    /// Ordinary pages do where there are not enough of the others.
+    pub or_small_pages: bool,
+    /// It is never swapped out (mlock2(2)).
+    pub locked: bool,
+    /// All of it is allocated before the start.
+    pub immediate: bool,
+    /// KSM does not merge its pages.
+    pub unmerged: bool,
+    /// NUMA nodes of the host that it comes from; none: those of whoever touches a page first.
+    pub nodes: Vec<u32>,
+}
+
+/// What kind of memory guest RAM is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemorySource {
+    /// A memfd.
+    #[default]
+    Memfd,
+    /// Memory of the process, which KSM may merge.
+    Anonymous,
+}
+
+/// Pages of guest RAM on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pages {
+    /// 4 KiB, which the kernel may join.
+    #[default]
+    Normal,
+    /// 2 MiB of hugetlbfs.
+    Huge2M,
+    /// 1 GiB of hugetlbfs.
+    Huge1G,
+}
+
+impl Pages {
+    /// Bytes of one.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Normal => 4 << 10,
+            Self::Huge2M => 2 << 20,
+            Self::Huge1G => 1 << 30,
+        }
+    }
+
+    /// Its size in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Normal => "4 KiB",
+            Self::Huge2M => "2 MiB",
+            Self::Huge1G => "1 GiB",
+        }
+    }
+}
+
+impl Backing {
+    /// Whether pages of files may stand in its place: nobody cares where they come from, and when.
+    pub fn takes_overlays(&self) -> bool {
+        self.pages == Pages::Normal && !self.locked && !self.immediate && self.nodes.is_empty()
+    }
+}
+
+/// Where and how the host runs the threads. Nothing in it: as this process itself runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// Host CPUs of each vCPU, by its number; none, or no entry: not pinned.
+    pub vcpus: Vec<Vec<u32>>,
+    /// Host CPUs of all other threads; none: not pinned.
+    pub others: Vec<u32>,
+    /// How vCPUs are scheduled. Real-time vCPUs make the other threads real-time threads one priority above them:
+    /// a guest that spins must not keep its monitor from stopping it.
+    pub policy: Policy,
+}
+
+/// How the host schedules vCPUs (sched(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// As this process.
+    #[default]
+    Inherited,
+    /// SCHED_FIFO with a priority, 1 to 98.
+    Fifo(u8),
+    /// SCHED_RR with a priority, 1 to 98.
+    RoundRobin(u8),
+    /// SCHED_BATCH.
+    Batch,
+    /// SCHED_IDLE.
+    Idle,
+}
+
+impl Policy {
+    /// The real-time priority, where it has one.
+    pub fn priority(self) -> Option<u8> {
+        match self {
+            Self::Fifo(priority) | Self::RoundRobin(priority) => Some(priority),
+            Self::Inherited | Self::Batch | Self::Idle => None,
+        }
+    }
+}
+
+/// Highest real-time priority of a vCPU: the highest there is (sched(7): 99) is for those who serve it.
+pub const MAX_PRIORITY: u8 = 98;
 
 /// CPU topology; the product is the number of vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +357,17 @@ impl VmResources {
                 "APIC ids up to {last} are more than the irqchip in the kernel can address ({XAPIC_MAX_ID}): use \
                  irqchip: split"
             ));
+        }
+        if let Some(priority) = self.placement.policy.priority()
+            && !(1..=MAX_PRIORITY).contains(&priority)
+        {
+            return Err(format!(
+                "Real-time priority {priority} is not 1 to {MAX_PRIORITY}: the one above is for the threads that serve \
+                 the vCPUs"
+            ));
+        }
+        if self.backing.source == MemorySource::Anonymous && self.backing.pages != Pages::Normal {
+            return Err("Huge pages come from a memfd, and memory is to be anonymous".into());
         }
         let mut used = [false; 4];
         for serial in &self.serials {

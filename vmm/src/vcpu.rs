@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use vsc_devices::legacy::ioapic::IoApic;
 
 use crate::control::{Control, Stop};
 use crate::exit::{Exit, ExitCounters};
+use crate::placement::Seat;
+use crate::sandbox::{Confinement, Thread};
 
 /// A vCPU as the loop sees it; KVM's is one, tests have another.
 pub trait RunVcpu: Send {
@@ -130,8 +132,14 @@ impl VcpuThread {
     /// Starts the thread. The guest runs as soon as it is scheduled.
     ///
     /// # Errors
-    /// The system's reason when there is no thread to be had.
-    pub fn spawn(mut vcpu: Box<dyn RunVcpu>, shared: Arc<Shared>) -> io::Result<Self> {
+    /// The system's reason when there is no thread to be had, or it cannot have its seat.
+    pub fn spawn(
+        mut vcpu: Box<dyn RunVcpu>,
+        shared: Arc<Shared>,
+        seat: Seat,
+        confinement: Confinement,
+    ) -> io::Result<Self> {
+        let index = vcpu.index();
         register_signal_handler(kick_signal(), on_kick)
             .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
         let mailbox = Arc::new(Mailbox {
@@ -143,24 +151,47 @@ impl VcpuThread {
             ended: AtomicBool::new(false),
         });
         let counters = Arc::new(ExitCounters::default());
-        let thread = crate::thread()
-            .name(format!("vcpu{}", vcpu.index()))
-            .spawn({
-                let (mailbox, counters) = (mailbox.clone(), counters.clone());
-                move || {
-                    accept_kicks();
-                    let mut guard = Guard {
-                        control: shared.control.clone(),
-                        mailbox,
-                        stop: None,
-                        bug: true,
-                    };
-                    guard.stop = run(vcpu.as_mut(), &shared, &guard.mailbox, &counters);
-                    guard.bug = false;
-                    // The interrupter goes before the vCPU does.
-                    guard.mailbox.close();
+        let seated = (!seat.is_any()).then(mpsc::channel);
+        let (tell, told) = match seated {
+            Some((tell, told)) => (Some(tell), Some(told)),
+            None => (None, None),
+        };
+        let thread = crate::thread().name(format!("vcpu{index}")).spawn({
+            let (mailbox, counters) = (mailbox.clone(), counters.clone());
+            move || {
+                accept_kicks();
+                let mut guard = Guard {
+                    control: shared.control.clone(),
+                    mailbox,
+                    stop: None,
+                    bug: true,
+                };
+                let mut seated = true;
+                if let Some(tell) = tell {
+                    let outcome = seat.take();
+                    seated = outcome.is_ok();
+                    let _ = tell.send(outcome);
                 }
-            })?;
+                if seated {
+                    let confined = confinement.map_or(Ok(()), |s| s.enter(Thread::Vcpu, false));
+                    guard.stop = match confined {
+                        Ok(()) => run(vcpu.as_mut(), &shared, &guard.mailbox, &counters),
+                        Err(e) => Some(Stop::not_confined(Thread::Vcpu, &e)),
+                    };
+                }
+                guard.bug = false;
+                // The interrupter goes before the vCPU does.
+                guard.mailbox.close();
+            }
+        })?;
+        if let Some(told) = told
+            // Silence is a panic there, which ends the machine.
+            && let Ok(Err(e)) = told.recv()
+        {
+            let _ = thread.join();
+            let text = format!("Place the thread of vCPU {index}: {e}");
+            return Err(io::Error::new(e.kind(), text));
+        }
         Ok(Self {
             thread: Some(thread),
             mailbox,

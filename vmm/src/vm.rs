@@ -3,7 +3,7 @@
 //! Nothing here blocks or owns a loop: the caller polls [`Vm::wake`] together with whatever else it waits for, and
 //! calls [`Vm::check`] when it is readable or when the time that `check` gave has come.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use vsc_devices::virtio::stats::{CounterSnapshot, Counters};
 use crate::control::{Control, Stop};
 use crate::io_thread::IoThread;
 use crate::kvm::{KvmVcpu, Machine, VcpuStats};
+use crate::placement::Seat;
+use crate::sandbox::Confinement;
 use crate::vcpu::{CpuSnapshot, Question, Shared, Sleep, VcpuThread};
 
 /// First and last interval between looks at a machine that makes no exits.
@@ -33,7 +35,7 @@ pub struct Vm {
     threads: Vec<VcpuThread>,
     pub(crate) waiting: Vec<KvmVcpu>,
     pub(crate) shared: Arc<Shared>,
-    _io: Vec<IoThread>,
+    io: Vec<IoThread>,
     pub(crate) console: ConsoleLog,
     pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
     pub(crate) consoles: Vec<ConsoleHandle>,
@@ -42,6 +44,9 @@ pub struct Vm {
     pub(crate) stats: Vec<VcpuStats>,
     pub(crate) boot_deadline: Option<Duration>,
     pub(crate) marks: Marks,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) mark: Option<OwnedFd>,
     look: Look,
     /// Last: interrupt lines of the devices hold on to it, and its memory must outlive it.
     pub(crate) machine: Machine,
@@ -112,7 +117,7 @@ impl Vm {
             threads: Vec::with_capacity(waiting.len()),
             waiting,
             shared,
-            _io: io,
+            io,
             machine,
             console,
             serials: Vec::new(),
@@ -122,6 +127,9 @@ impl Vm {
             stats: Vec::new(),
             boot_deadline,
             marks,
+            seats: Vec::new(),
+            notes: Vec::new(),
+            mark: None,
             look: Look {
                 next: None,
                 interval: LOOK_FIRST,
@@ -138,13 +146,21 @@ impl Vm {
         self.stats = self.waiting.iter().filter_map(KvmVcpu::stats).collect();
     }
 
-    /// Starts the vCPUs.
+    /// Starts the loops of the devices, then the vCPUs, each thread confined as said before it does anything.
     ///
     /// # Errors
-    /// The system's reason when a thread cannot be had; the machine is then stopped.
-    pub fn start(&mut self) -> std::io::Result<()> {
-        for vcpu in self.waiting.drain(..) {
-            match VcpuThread::spawn(Box::new(vcpu), self.shared.clone()) {
+    /// The system's reason when a thread cannot be had or cannot run where it shall; the machine is then stopped.
+    pub fn start(&mut self, confinement: &Confinement) -> std::io::Result<()> {
+        for io in &mut self.io {
+            if let Err(e) = io.start(confinement) {
+                self.shared.control.stop(Stop::Requested);
+                return Err(e);
+            }
+        }
+        for (index, vcpu) in self.waiting.drain(..).enumerate() {
+            let seat = self.seats.get(index).cloned().unwrap_or_default();
+            let shared = self.shared.clone();
+            match VcpuThread::spawn(Box::new(vcpu), shared, seat, confinement.clone()) {
                 Ok(thread) => self.threads.push(thread),
                 Err(e) => {
                     self.shared.control.stop(Stop::Requested);
@@ -241,7 +257,8 @@ impl Vm {
         interval
     }
 
-    fn exits(&self) -> u64 {
+    /// Exits of the guest to this process so far.
+    pub fn exits(&self) -> u64 {
         self.threads.iter().map(|t| t.counters.total()).sum()
     }
 
@@ -253,6 +270,11 @@ impl Vm {
     /// Whether the guest has shown a sign of life, as far as the last [`Vm::check`] has seen.
     pub fn alive(&self) -> bool {
         self.look.alive
+    }
+
+    /// What was recommended and could not be had.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Moments of the start.

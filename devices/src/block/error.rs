@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::lock::Held;
+
 /// Why a disk cannot be opened. Each message says what would mend it, where something would.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -71,6 +73,37 @@ pub enum OpenError {
     Busy {
         /// The image.
         path: PathBuf,
+    },
+    /// Another machine uses it. Who that is, is for others to find out.
+    #[error("Disk {path}: is locked by another program")]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// We only wanted to read it.
+        read_only: bool,
+        /// What is in the way; `None`: a lock by flock(2).
+        by: Option<Held>,
+    },
+    /// Its file system cannot lock files.
+    #[error(
+        "Disk {path}: its file system has no locks, and without them two machines could write it; a lockspace on \
+         another one helps (`locking: {{driver: lockd, file_lockspace_dir: DIR}}`), `locking: none` does without"
+    )]
+    NoLocks {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It cannot be locked for another reason.
+    #[error("Disk {path}: cannot be locked")]
+    Lock {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
     },
     /// Any other failure to open.
     #[error("Disk {path}: cannot be opened")]

@@ -33,6 +33,15 @@ impl Iovecs {
         self.0.clear();
     }
 
+    /// A place to copy from or to.
+    ///
+    /// # Safety
+    /// The ranges must be of mapped memory while the cursor lives.
+    pub(super) unsafe fn cursor(&self) -> Cursor<'_> {
+        // SAFETY: passed on.
+        unsafe { Cursor::new(&self.0) }
+    }
+
     /// Drops the first `bytes`.
     pub fn skip_front(&mut self, bytes: usize) {
         let whole = skip(&mut self.0, bytes);
@@ -50,6 +59,55 @@ impl Iovecs {
             }
             bytes -= last.iov_len;
             self.0.pop();
+        }
+    }
+}
+
+/// Where copies to or from the ranges of a list go on.
+pub(super) struct Cursor<'a> {
+    iovecs: &'a [libc::iovec],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// # Safety
+    /// The ranges must be of mapped memory while the cursor lives.
+    pub(super) unsafe fn new(iovecs: &'a [libc::iovec]) -> Self {
+        Self { iovecs, at: 0 }
+    }
+
+    /// Fills `buffer` from the ranges.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) {
+        let to = buffer.as_mut_ptr();
+        // SAFETY: `pieces` gives places within mapped ranges (contract of `new`), and within `buffer`, which is memory
+        // of our own that no range covers.
+        self.pieces(buffer.len(), |guest, at, len| unsafe {
+            std::ptr::copy_nonoverlapping(guest, to.add(at), len);
+        });
+    }
+
+    /// Puts `buffer` into the ranges.
+    pub(super) fn write(&mut self, buffer: &[u8]) {
+        let from = buffer.as_ptr();
+        // SAFETY: as above.
+        self.pieces(buffer.len(), |guest, at, len| unsafe {
+            std::ptr::copy_nonoverlapping(from.add(at), guest, len);
+        });
+    }
+
+    /// The next `bytes` of the ranges: where each piece is, where in the buffer, and how long it is.
+    fn pieces(&mut self, bytes: usize, mut piece: impl FnMut(*mut u8, usize, usize)) {
+        let mut done = 0;
+        while let Some((v, rest)) = self.iovecs.split_first()
+            && done < bytes
+        {
+            let len = (v.iov_len - self.at).min(bytes - done);
+            piece(v.iov_base.cast::<u8>().wrapping_add(self.at), done, len);
+            done += len;
+            self.at += len;
+            if self.at == v.iov_len {
+                (self.iovecs, self.at) = (rest, 0);
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Disk`] is the seam: a block device hands requests over by tag and takes completions back, so that one store may
 //! answer at once and another keep hundreds of requests in flight. [`raw`] serves image files and block devices as
-//! they are. Opening is the only place that touches the path: image locks will be taken there.
+//! they are, [`luks`] what is encrypted in them. Opening is the only place that touches the path, and takes the
+//! image's locks ([`lock`]).
 
 use std::io;
 use std::os::fd::RawFd;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 mod engine;
 mod error;
 mod iovecs;
+pub mod keep;
+pub mod lock;
+pub mod luks;
 mod pace;
 pub mod raw;
 

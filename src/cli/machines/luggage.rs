@@ -37,7 +37,7 @@ pub(in crate::cli) enum LuggageError {
     Secret(#[from] ImageError),
     /// Nobody has told libvirt the passphrase.
     #[error(
-        "{host} does not know the passphrase of {image}: name a file that has it (disks[].secret_file), or tell it \
+        "{host} does not know the passphrase of {image}: name a file that has it (disks[].secret.file), or tell it \
          there: `virsh secret-define FILE` with the UUID {uuid}, then `virsh secret-set-value {uuid} --interactive`"
     )]
     NoSecret {
@@ -91,14 +91,16 @@ pub(super) fn give_secrets(domain: &Domain, remote: &Remote) -> Result<(), Lugga
     let virsh = Virsh::new(remote.url.as_str());
     for disk in domain.list("disks") {
         let text = |key: &str| disk.get(key).and_then(Value::as_str);
-        let (Some("luks"), Some(uuid)) = (text("encryption"), text("secret")) else {
+        let uuid = disk.get("secret").and_then(|s| s.get("uuid")?.as_str());
+        let (Some("luks"), Some(uuid)) = (text("encryption"), uuid) else {
             continue;
         };
         if virsh.has_secret(uuid)? {
             continue;
         }
         let image = text("path").unwrap_or_default();
-        let Some(file) = text("secret_file") else {
+        let source = SecretSource::of_disk(disk).map_err(|r| ImageError::Refused(vec![r]))?;
+        let Some(source) = source else {
             return Err(LuggageError::NoSecret {
                 host: remote.host.clone(),
                 image: image.to_owned(),
@@ -106,7 +108,7 @@ pub(super) fn give_secrets(domain: &Domain, remote: &Remote) -> Result<(), Lugga
             });
         };
         let mut notes = Vec::new();
-        let passphrase = SecretSource::File(file.into()).read(&mut notes)?;
+        let passphrase = source.read(&mut notes)?;
         for note in notes {
             say::err(&note);
         }

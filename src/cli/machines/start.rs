@@ -19,13 +19,14 @@ use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, Sto
 use super::super::Common;
 use super::super::disk::make_all;
 use super::super::export::describe_parsed;
-use super::super::run::{Launch, compile_parsed, report, tell};
+use super::super::run::{Launch, compile_to_run, or_report, report, tell};
 use super::luggage::{LuggageError, give_secrets, make_images};
 use super::remote::{self, Passenger, RemoteError, started};
 use super::{RUNNING, StoreArgs, answer, time};
 use crate::run::detach;
+use crate::run::outside::Errand;
 use crate::run::ready::{LIFE, Ready};
-use crate::run::result::Summary;
+use crate::run::result::{self, Summary};
 use crate::run::signals::Parent;
 use crate::say;
 
@@ -55,6 +56,9 @@ pub(in crate::cli) struct StartArgs {
     /// Writes how the run ended to FILE, as JSON.
     #[arg(long, value_name = "FILE")]
     result: Option<PathBuf>,
+    /// Runs without confinement: a guest that breaks out of the machine can do whatever you can.
+    #[arg(long, conflicts_with = "on")]
+    no_sandbox: bool,
     /// This is the process that --detach starts; standard input is the pipe to whoever waits for it.
     #[arg(long, hide = true, conflicts_with = "detach")]
     detached: bool,
@@ -62,12 +66,6 @@ pub(in crate::cli) struct StartArgs {
 
 pub(in crate::cli) fn start(args: &StartArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
-    if common.host_root != Path::new("/") {
-        let message = "a run is on this host, not on a directory (--host-root)";
-        say::err_unkept(message);
-        let mut summary = Summary::failed(message.into());
-        return tell(&mut summary, args.result.as_deref(), common.json);
-    }
     if common.json {
         say::silence();
     }
@@ -120,6 +118,8 @@ enum StartError {
     Elsewhere { name: String, host: String },
     #[error("--overwrite is for a start on a libvirt (--on HOST)")]
     NothingThere,
+    #[error("--no-sandbox is for a start on this host: libvirt confines its machines itself")]
+    Confined,
     #[error("--timeout is for a start that is waited for")]
     Unwatched,
 }
@@ -142,7 +142,7 @@ fn run(
     let Some(parsed) = parsed(&held, args, common)? else {
         return Ok(errors());
     };
-    let Some(mut plan) = compile_parsed(parsed, common) else {
+    let Some(mut plan) = compile_to_run(parsed, common) else {
         say::err(&format!(
             "a machine that libvirt is to run: vsc-run start {} --on HOST",
             args.name
@@ -169,12 +169,19 @@ fn run(
         ..state
     };
     held.write_state(&state)?;
+    let before = state.clone();
+    let mut errands = result::errands(args.result.as_deref());
+    errands.add(Errand::State, |text| {
+        let state = at_its_end(&before, text)?;
+        held.write_state(&state).map_err(|e| e.to_string())
+    });
     let launch = Launch {
         image: false,
         command: &[],
         count: args.result.is_some() || common.json,
         started,
         ready,
+        errands,
     };
     let mut plan = plan;
     let said = plan
@@ -185,8 +192,7 @@ fn run(
         plan.resources.limits.stop_grace = STOP_GRACE;
     }
     let mut summary = launch.run(plan, common, parent);
-    state.ended = Some(ended(&summary));
-    write_end(&held, &state, &mut summary);
+    write_end(&held, state, &mut summary);
     Ok(summary)
 }
 
@@ -218,11 +224,15 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What the scenario of a saved VM says. `None`: errors were printed.
 fn parsed(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Parsed>, StoreError> {
-    let layers = args
-        .timeout
-        .iter()
-        .map(|t| Layer::Flag(Override::flag("--timeout", "limits.timeout", t)))
-        .collect();
+    let timeout = args.timeout.as_deref();
+    let unconfined = args.no_sandbox.then_some("false");
+    let layers = [
+        ("--timeout", "limits.timeout", timeout),
+        ("--no-sandbox", "sandbox", unconfined),
+    ]
+    .into_iter()
+    .filter_map(|(flag, key, value)| Some(Layer::Flag(Override::flag(flag, key, value?))))
+    .collect();
     let home = Variables::of_process().home;
     let parsed = match held.entry.file(SCENARIO) {
         Ok(_) => {
@@ -231,13 +241,11 @@ fn parsed(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Parse
                 None => SettingsFrom::Nowhere,
             };
             let file = held.entry.directory.join(SCENARIO);
-            match vsc::load(Some(&file), layers, home, settings) {
-                Ok(parsed) => parsed,
-                Err(messages) => {
-                    report(&messages, common);
-                    return Ok(None);
-                }
-            }
+            let parsed = vsc::load(Some(&file), layers, home, settings);
+            let Some(parsed) = or_report(parsed, common) else {
+                return Ok(None);
+            };
+            parsed
         }
         Err(e) if !held.entry.directory.join(SCENARIO).exists() => {
             // The predecessor's: all that there is, is the domain.
@@ -246,12 +254,9 @@ fn parsed(held: &Held, args: &StartArgs, common: &Common) -> Result<Option<Parse
             };
             let file = config.domain_config.clone();
             let text = held.entry.domain()?;
-            let imported = match vsc::xml::import(&file.to_string_lossy(), &text) {
-                Ok(imported) => imported,
-                Err(messages) => {
-                    report(&messages, common);
-                    return Ok(None);
-                }
+            let imported = vsc::xml::import(&file.to_string_lossy(), &text);
+            let Some(imported) = or_report(imported, common) else {
+                return Ok(None);
             };
             report(&imported.notes, common);
             let text = vsc::scenario::write(&imported.scenario);
@@ -303,6 +308,9 @@ fn elsewhere(
     common: &Common,
     remote: &Remote,
 ) -> Result<Option<Summary>, StartError> {
+    if args.no_sandbox {
+        return Err(StartError::Confined);
+    }
     let name = Name::existing(&args.name)?;
     let held = args.store.of(&name, common)?.hold(&name)?;
     not_elsewhere(&held)?;
@@ -368,7 +376,7 @@ fn elsewhere(
     };
     let mut summary = remote::ended(ending);
     state.ended = Some(ended(&summary));
-    write_end(&held, &state, &mut summary);
+    write_end(&held, state, &mut summary);
     Ok(Some(summary))
 }
 
@@ -386,10 +394,31 @@ fn target(args: &StartArgs, common: &Common) -> Result<Option<Remote>, StartErro
     }
 }
 
+/// The state of a VM that ran, from what its process says of the end. That is all that comes from there, since a guest
+/// may have taken it over: the rest says which files go with the VM when it is removed.
+fn at_its_end(before: &State, said: &[u8]) -> Result<State, String> {
+    let ended: Ended = serde_json::from_slice(said).map_err(|e| e.to_string())?;
+    Ok(State {
+        ended: Some(ended),
+        ..before.clone()
+    })
+}
+
 /// That the end could not be noted is said, and changes nothing about how it ended.
-fn write_end(held: &Held, state: &State, summary: &mut Summary) {
-    if let Err(e) = held.write_state(state) {
-        say::err(&e.to_string());
+fn write_end(held: &Held, mut state: State, summary: &mut Summary) {
+    let ended = ended(summary);
+    let written = match &mut summary.outside {
+        Some(outside) => {
+            let text = serde_json::to_vec(&ended).unwrap_or_default();
+            outside.run(Errand::State, &text)
+        }
+        None => {
+            state.ended = Some(ended);
+            held.write_state(&state).map_err(|e| e.to_string())
+        }
+    };
+    if let Err(e) = written {
+        say::err(&e);
         if summary.code == 0 {
             summary.code = crate::FAILED;
         }
@@ -429,6 +458,10 @@ fn launcher(args: &StartArgs, common: &Common) -> Result<u8, StartError> {
         command
             .args(["start", "--detached", "--store"])
             .arg(store.directory());
+        if common.host_root != Path::new("/") {
+            let root = std::path::absolute(&common.host_root).map_err(failed)?;
+            command.arg("--host-root").arg(root);
+        }
         for (flag, given) in [
             ("--json", common.json),
             ("--quiet", common.quiet),
@@ -440,6 +473,7 @@ fn launcher(args: &StartArgs, common: &Common) -> Result<u8, StartError> {
             command.arg("--timeout").arg(timeout);
         }
         command
+            .args(args.no_sandbox.then_some("--no-sandbox"))
             .args(["--", name.as_str()])
             .current_dir("/")
             .stdin(Stdio::from(writer));
@@ -486,5 +520,47 @@ fn post_mortem(
     match status.code() {
         Some(code) => u8::try_from(code).unwrap_or(crate::FAILED),
         None => crate::FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_says_how_it_ended_and_nothing_else_about_its_vm() {
+        let before = State {
+            created_disks: vec!["/vms/a.img".into()],
+            began: Some(1),
+            ..State::default()
+        };
+        let mut said = json!({
+            "outcome": "exited",
+            "exit_code": 3,
+            "message": null,
+            "at": 7,
+            "created_disks": ["/etc/passwd"],
+            "settings": "/tmp/mine.yaml",
+            "began": 99,
+        });
+        let after = at_its_end(&before, said.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            after.ended.as_ref().map(|e| (e.exit_code, e.at)),
+            Some((3, 7))
+        );
+        let rest = State {
+            ended: None,
+            ..after
+        };
+        assert_eq!(
+            serde_json::to_value(rest).unwrap(),
+            serde_json::to_value(&before).unwrap()
+        );
+        // A state is no end.
+        said["outcome"].take();
+        let state = serde_json::to_vec(&before).unwrap();
+        for text in [&state[..], said.to_string().as_bytes(), b"", b"{}"] {
+            assert!(at_its_end(&before, text).is_err());
+        }
     }
 }

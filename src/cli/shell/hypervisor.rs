@@ -11,7 +11,7 @@ use vsc::hosts::Hosts;
 use vsc::libvirt::{Virsh, machines};
 use vsc::scenario::nearest;
 
-use super::super::run::report;
+use super::super::run::{or_report, report};
 use super::{Outcome, Session};
 use crate::{run, say};
 
@@ -90,16 +90,7 @@ impl Session {
     }
 
     fn list(&self) -> Option<Hosts> {
-        match self.hosts() {
-            Ok(hosts) => {
-                report(&hosts.messages, &self.common);
-                Some(hosts)
-            }
-            Err(messages) => {
-                report(&messages, &self.common);
-                None
-            }
-        }
+        or_report(self.hosts(), &self.common).inspect(|hosts| report(&hosts.messages, &self.common))
     }
 
     /// `hvlist`

@@ -7,34 +7,24 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vsc::compile::{Description, Difference, HostPlan};
 use vsc::diag::shown;
+use vsc::facts::Root;
 use vsc::scenario::presets;
 use vsc::store::{CONFIG, DOMAIN, StoreError};
+use vsc::tune::{Told, Tuner};
 
 use super::super::export::domain_xml;
-use super::super::run::report;
+use super::super::run::{or_report, report};
 use super::super::table::table;
 use super::super::{VERBS, machines};
 use super::settings::{Assignment, Settings, What};
 use super::{Outcome, Session, line};
-use crate::say;
-
-/// What a scenario command says where the host's side is meant.
-const HOST_LATER: &str =
-    "nothing was changed on this host: this build plans host changes and does not make them";
+use crate::{run, say};
 
 impl Session {
     /// Reads and compiles, and says what there is to say about it.
     fn described(&self, settings: &Settings, scenario: Option<&Path>) -> Option<Description> {
-        match self.describe(settings, scenario) {
-            Ok(description) => {
-                report(&description.warnings, &self.common);
-                Some(description)
-            }
-            Err(messages) => {
-                report(&messages, &self.common);
-                None
-            }
-        }
+        or_report(self.describe(settings, scenario), &self.common)
+            .inspect(|description| report(&description.warnings, &self.common))
     }
 
     /// `desktop` and the like: the scenario with the user's settings, prepared as `mode` says.
@@ -76,9 +66,10 @@ impl Session {
             told["host"] = json!(description.host);
             if !self.common.json {
                 say::out(&host_plan(&description.host));
-                if !description.host.changes.is_empty() {
-                    self.note(HOST_LATER);
-                }
+            }
+            match self.prepare(&description) {
+                Ok(made) => told["host_changes"] = json!(made),
+                Err(outcome) => return outcome,
             }
         }
         if preset == "securevm" && self.settings.is_on("force_sev") {
@@ -89,6 +80,34 @@ impl Session {
         }
         self.settings = settings;
         Outcome::Done
+    }
+
+    /// Changes the host as the scenario wants it, until `vsc-run host undo`; returns what came of each change. `Err`:
+    /// why not has been said.
+    fn prepare(&self, description: &Description) -> Result<Vec<Told>, Outcome> {
+        if let Some(why) = &description.host.skipped_all {
+            self.note(&format!("the host stays as it is: {why}"));
+            return Ok(Vec::new());
+        }
+        let changes = description.host.wanted();
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let name = description.domain.text("name").unwrap_or_default();
+        let tuner = Tuner::new(&Root(self.common.host_root.clone()));
+        let begun = tuner.begin(&changes, name, true, |_| Ok(()));
+        let (begun, _) = begun.map_err(|e| self.refuse(shown(&run::chain(&e)), ""))?;
+        let mut made = 0;
+        for told in &begun.told {
+            match told.complaint() {
+                None => made += 1,
+                Some(why) => self.note(&format!("{} was not set: {}", told.what, shown(&why))),
+            }
+        }
+        if made > 0 {
+            self.note("the host is as the scenario wants it; `vsc-run host undo` puts it back");
+        }
+        Ok(begun.told)
     }
 
     /// Puts it into the store; returns where. `Err`: why not has been said.

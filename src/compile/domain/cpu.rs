@@ -195,8 +195,8 @@ impl Cx<'_> {
     }
 }
 
-/// CPUs as taskset(1) lists them, with `^` for one to leave out.
-fn is_cpuset(text: &str) -> bool {
+/// CPUs or nodes as taskset(1) lists them, with `^` for one to leave out.
+pub(super) fn is_cpuset(text: &str) -> bool {
     let number = |t: &str| !t.is_empty() && t.len() < 6 && t.bytes().all(|b| b.is_ascii_digit());
     !text.is_empty()
         && text

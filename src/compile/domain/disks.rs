@@ -3,18 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Around, Cx, ident};
+use crate::images::SecretSource;
 
 /// Where libvirt keeps images.
 const IMAGES: &str = "/var/lib/libvirt/images";
-/// The first bytes of a qcow2 image (QEMU docs/interop/qcow2.txt).
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Names that images of other formats have at their ends.
-const OTHER_FORMATS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhdx", "qed"];
 /// What only qcow2 has.
 const ONLY_QCOW2: [&str; 3] = ["cluster_size", "lazy_refcounts", "compression_type"];
 
@@ -90,6 +86,9 @@ impl Cx<'_> {
                 self.hint_of_content(&here, disk);
             }
             self.format_options(&here, &format, disk);
+            if is_disk {
+                self.image(&here, &format, disk);
+            }
             if let Some(path) = disk.get("path").and_then(Value::as_str) {
                 let kind = if self.is_block_device(path) {
                     "block"
@@ -150,41 +149,32 @@ impl Cx<'_> {
             }
         }
         match disk.get("encryption").and_then(Value::as_str) {
-            // QEMU reads LUKS on a raw image, and nobody here makes it.
-            Some("luks") if format != "qcow2" && (format != "raw" || disk.contains_key("size")) => {
+            Some("luks") if !matches!(format, "qcow2" | "raw") => {
                 let (path, other) = (format!("{here}.encryption"), format!("{here}.format"));
                 self.conflict(
                     &path,
                     &other,
-                    format!("Encryption needs qcow2, and this image is {format}"),
-                    "Say `format: qcow2`, or `encryption: none`",
+                    format!("Encryption needs qcow2 or raw, and this image is {format}"),
+                    "Say `format: raw` or `format: qcow2`, or `encryption: none`",
                 );
             }
-            Some("luks") => {
-                let image = disk
-                    .get("path")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned();
-                match disk.get("secret").and_then(Value::as_str) {
-                    Some(secret) if !ident::is_uuid(secret) => {
-                        self.error(
-                            "E-VALUE",
-                            &format!("{here}.secret"),
-                            "This is no UUID of a secret",
-                        )
-                        .help = Some("virsh secret-list shows them".into());
-                    }
-                    Some(_) => {}
-                    None => {
-                        drop(disk.insert("secret".into(), ident::uuid(&["secret", &image]).into()))
-                    }
-                }
-            }
+            Some("luks") => self.secret_of(here, disk),
             _ => {
+                // Who names a passphrase does not mean the bytes of the container.
+                let container = !self.parsed.is_written(&format!("{here}.encryption"))
+                    && ["secret", "secret_file"]
+                        .iter()
+                        .any(|k| disk.contains_key(*k))
+                    && self.is_container(disk);
                 for key in ["secret", "secret_file"] {
                     let path = format!("{here}.{key}");
                     if disk.remove(key).is_some() && !self.is_advice(&path) {
+                        if container {
+                            let message = "The image begins as a LUKS container, and `encryption: luks` is missing";
+                            let d = self.error("E-CONFLICT", &path, message);
+                            d.help = Some("Say `encryption: luks`, or leave the passphrase out for a guest that opens it itself".into());
+                            continue;
+                        }
                         self.warn(
                             "W-UNUSED",
                             &path,
@@ -198,6 +188,49 @@ impl Cx<'_> {
         }
         if disk.get("preallocation").and_then(Value::as_str) == Some("off") {
             disk.remove("preallocation");
+        }
+    }
+
+    /// Whether an image has the magic number of LUKS (LUKS2 On-Disk Format Specification 1.1.4, 2.1).
+    fn is_container(&self, disk: &Map<String, Value>) -> bool {
+        use std::os::unix::fs::FileExt;
+        let mut magic = [0; 6];
+        disk.get("path")
+            .and_then(Value::as_str)
+            .and_then(|path| self.facts.open_image(path.as_ref()).ok())
+            .is_some_and(|file| file.read_exact_at(&mut magic, 0).is_ok())
+            && magic == *b"LUKS\xba\xbe"
+    }
+
+    /// Where the passphrase comes from, and which secret of libvirt has it.
+    fn secret_of(&mut self, here: &str, disk: &mut Map<String, Value>) {
+        let image = disk
+            .get("path")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        if let Err(remark) = SecretSource::of_disk(&Value::Object(disk.clone())) {
+            self.error(
+                remark.code,
+                &format!("{here}.{}", remark.key),
+                remark.message,
+            )
+            .help = Some(remark.help);
+        }
+        let secret = disk.entry("secret").or_insert_with(|| json!({}));
+        let Value::Object(secret) = secret else {
+            return;
+        };
+        let uuid = secret
+            .entry("uuid")
+            .or_insert_with(|| ident::uuid(&["secret", &image]).into());
+        if !uuid.as_str().is_some_and(ident::is_uuid) {
+            self.error(
+                "E-VALUE",
+                &format!("{here}.secret.uuid"),
+                "This is no UUID of a secret",
+            )
+            .help = Some("virsh secret-list shows them".into());
         }
     }
 
@@ -246,37 +279,6 @@ impl Cx<'_> {
                 "`storage` is for disks, and this machine has none",
             )
             .help = Some("Add `disks: [{size: 20G}]`, or name an image".into());
-        }
-    }
-
-    /// A format is never guessed; a disk that nobody called raw and that is not by its name or content is not taken
-    /// for raw either: the guest would write over the other format's tables.
-    fn hint_of_content(&mut self, here: &str, disk: &Map<String, Value>) {
-        let written = self.parsed.is_written(&format!("{here}.format"));
-        let Some(path) = disk
-            .get("path")
-            .and_then(Value::as_str)
-            .filter(|_| !written)
-        else {
-            return;
-        };
-        let head = self.facts.head(Path::new(path));
-        let named = OTHER_FORMATS
-            .iter()
-            .any(|format| path.ends_with(&format!(".{format}")));
-        let looks = match head {
-            Some(head) => head == QCOW2_MAGIC,
-            None => named,
-        };
-        if looks {
-            let why = if head.is_some() { "content" } else { "name" };
-            let d = self.error(
-                "E-DISK-FORMAT",
-                &format!("{here}.path"),
-                format!("By its {why} this image is not raw, and nobody said what it is"),
-            );
-            d.why = Some("A guest can write the header of another format into a raw image, to make the host open other files; so it is never guessed".into());
-            d.help = Some("Say `format: qcow2` if you made it so, else `format: raw`".into());
         }
     }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::descriptors::{Catalogue, Device, Feature, Interface, Wanted, select};
+use crate::sev::policy;
 
-use super::platform::SEV_ES;
 use super::{Around, Cx};
 
 /// Where modular builds of QEMU keep their devices.
@@ -253,7 +253,7 @@ impl Cx<'_> {
         let policy = self.get("security.policy").and_then(Value::as_u64);
         match (
             self.text("security.type"),
-            policy.is_some_and(|p| p & SEV_ES != 0),
+            policy.is_some_and(|p| p & policy::ES != 0),
         ) {
             (Some("sev-snp"), _) => Feature::AmdSevSnp,
             (_, true) => Feature::AmdSevEs,

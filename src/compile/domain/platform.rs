@@ -5,20 +5,14 @@
 use serde_json::Value;
 
 use crate::scenario::value::size_text;
+use crate::sev::{Level, policy};
 
+use super::cpu::is_cpuset;
 use super::{Around, Cx, ident};
 
 /// What the emulator needs beside the guest's memory when that is locked or encrypted (libvirt kbase
 /// launch_security_sev, "Memory": 256 MiB).
 const BESIDE_GUEST: u64 = 256 << 20;
-/// NODBG, NOKS, DOMAIN, SEV (SEV API, table 2).
-const SEV_POLICY: u64 = 0x33;
-/// The policy bit that asks for SEV-ES.
-pub(super) const SEV_ES: u64 = 0x04;
-/// The policy bit that allows debugging (SNP firmware ABI, table 9).
-const SNP_DEBUG: u64 = 1 << 19;
-/// SMT allowed, and the bit that must be one (SNP firmware ABI, table 9).
-const SNP_POLICY: u64 = 0x30000;
 
 impl Cx<'_> {
     pub(super) fn identity(&mut self, around: &Around<'_>) {
@@ -129,8 +123,8 @@ impl Cx<'_> {
                 "memory.hugepages",
                 message,
                 format!(
-                    "{} is the next one",
-                    size_text(around.memory.next_multiple_of(page))
+                    "Say `memory: {}`, the next one, or smaller pages",
+                    crate::scenario::value::size_word(around.memory.next_multiple_of(page))
                 ),
             );
         }
@@ -149,6 +143,17 @@ impl Cx<'_> {
                 "Huge pages are given before the start",
                 "Say `allocation: immediate`, or leave it out",
             );
+        }
+        if self
+            .text("memory.numa_nodes")
+            .is_some_and(|nodes| !is_cpuset(nodes))
+        {
+            self.error(
+                "E-VALUE",
+                "memory.numa_nodes",
+                "This is no set of NUMA nodes",
+            )
+            .help = Some("For example `0-1`".into());
         }
         let limit = self.get("memory.hard_limit").and_then(Value::as_u64);
         if let Some(limit) = limit
@@ -289,41 +294,30 @@ impl Cx<'_> {
                     .help = Some("Letters, digits, `+`, `/`, `=`".into());
             }
         }
-        let policy = match (
-            kind.as_str(),
-            self.get("security.policy").and_then(Value::as_u64),
-        ) {
-            ("sev-snp", Some(policy)) if policy & (1 << 17) == 0 => {
-                self.error(
-                    "E-SEV-POLICY",
-                    "security.policy",
-                    "Bit 17 of an SNP policy must be one",
-                )
-                .help = Some("For example `policy: 0x30000`".into());
-                policy
-            }
-            ("sev-es", Some(policy)) if policy & SEV_ES == 0 => {
-                self.conflict(
-                    "security.policy",
-                    "security.type",
-                    "The policy lacks the ES bit (0x4), and the type is sev-es",
-                    format!("Say `policy: {:#06x}`", policy | SEV_ES),
-                );
-                policy
-            }
-            ("sev" | "sev-es", Some(policy))
-                if policy > u64::from(u32::MAX) || policy & 0xffc0 != 0 =>
-            {
-                self.error("E-SEV-POLICY", "security.policy", format!("{policy:#x} is no SEV policy")).help =
-                    Some("Bits 0 to 5 (NODBG 1, NOKS 2, ES 4, NOSEND 8, DOMAIN 0x10, SEV 0x20), the least API version in bits 16 to 31".into());
-                policy
-            }
-            (_, Some(policy)) => policy,
-            ("sev-snp", None) => SNP_POLICY,
-            ("sev-es", None) => SEV_POLICY | SEV_ES,
-            (_, None) if host.is_some_and(|h| h.es) => SEV_POLICY | SEV_ES,
-            (_, None) => SEV_POLICY,
+        let level = match kind.as_str() {
+            "sev-snp" => Level::SevSnp,
+            "sev-es" => Level::SevEs,
+            _ => Level::Sev,
         };
+        let given = self.get("security.policy").and_then(Value::as_u64);
+        if let Some(Err(illegal)) = given.map(|policy| policy::check(level, policy)) {
+            let policy::Illegal {
+                message,
+                help,
+                other_kind,
+            } = illegal;
+            if other_kind {
+                self.conflict("security.policy", "security.type", message, help);
+            } else {
+                self.error("E-SEV-POLICY", "security.policy", message).help = Some(help);
+            }
+        }
+        let policy = given.unwrap_or(match level {
+            Level::SevSnp => policy::SNP_DEFAULT,
+            Level::SevEs => policy::SEV_DEFAULT | policy::ES,
+            _ if host.is_some_and(|h| h.es) => policy::SEV_DEFAULT | policy::ES,
+            _ => policy::SEV_DEFAULT,
+        });
         if self.text("type") == Some("qemu") {
             self.conflict(
                 "type",
@@ -353,18 +347,7 @@ impl Cx<'_> {
             );
             d.help = Some("Say `host: {ksm: false}`".into());
         }
-        let weak = match kind.as_str() {
-            "sev-snp" if policy & SNP_DEBUG != 0 => {
-                Some("the host may decrypt its memory (bit 19, DEBUG)")
-            }
-            "sev-snp" => None,
-            _ if policy & 1 == 0 => Some("the host may decrypt its memory (bit 0, NODBG, is off)"),
-            _ if policy & 2 == 0 => {
-                Some("its keys may be shared with other guests (bit 1, NOKS, is off)")
-            }
-            _ => None,
-        };
-        if let Some(weak) = weak {
+        if let Some(weak) = policy::weakness(level, policy) {
             let d = self.warn(
                 "W-SEV-POLICY",
                 "security.policy",
@@ -413,7 +396,7 @@ impl Cx<'_> {
         // libvirt starts again by a reset, whatever the reason.
         for event in ["on_poweroff", "on_reboot", "on_crash"] {
             let path = format!("events.{event}");
-            let again = policy & SEV_ES != 0 && self.text(&path) == Some("restart");
+            let again = policy & policy::ES != 0 && self.text(&path) == Some("restart");
             let asked = self.parsed.is_written(&path) && !self.yields(&path, "security.type");
             if again && !asked {
                 self.map("events").insert(event.into(), "destroy".into());

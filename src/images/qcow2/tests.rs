@@ -158,3 +158,46 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What is believed is within bounds, whatever the bytes are.
+    #[test]
+    fn headers_to_be_believed_are_anybodys_bytes(
+        changes in prop::collection::vec((0usize..256, any::<u8>()), 0..16),
+        length in 0u64..(1 << 45),
+    ) {
+        let mut bytes = v3(&extension(BACKING_FORMAT, b"raw"));
+        set(&mut bytes, 36, &40u32.to_be_bytes());
+        set(&mut bytes, 40, &0x30000u64.to_be_bytes());
+        set(&mut bytes, 48, &0x10000u64.to_be_bytes());
+        set(&mut bytes, 56, &1u32.to_be_bytes());
+        prop_assert!(checks::check(&bytes, 1 << 20).is_ok());
+        for (at, byte) in changes {
+            set(&mut bytes, at, &[byte]);
+        }
+        if let Ok(checked) = checks::check(&bytes, length) {
+            let tables = u64::from(u32_at(&bytes, 36).unwrap()) * 8;
+            prop_assert!(tables <= 32 << 20);
+            prop_assert!(checked.backing.is_none_or(|name| name.len() <= NAME_MAX));
+            prop_assert!(u64_at(&bytes, 72).unwrap() & !0x1f == 0 || checked.header.version == 2);
+        }
+    }
+}
+
+#[test]
+fn what_qemu_does_not_read_is_no_extension() {
+    let mut bytes = v3(&extension(FEATURE_NAMES, &[0; 48]));
+    set(&mut bytes, 36, &40u32.to_be_bytes());
+    set(&mut bytes, 40, &0x30000u64.to_be_bytes());
+    set(&mut bytes, 48, &0x10000u64.to_be_bytes());
+    set(&mut bytes, 56, &1u32.to_be_bytes());
+    // The name begins where the extension with its format does: QEMU stops before it.
+    let end = 112 + 8 + 48;
+    set(&mut bytes, 8, &(end as u64).to_be_bytes());
+    set(&mut bytes, 16, &4u32.to_be_bytes());
+    set(&mut bytes, end, &extension(BACKING_FORMAT, b"raw"));
+    let checked = checks::check(&bytes, 1 << 20).unwrap();
+    assert!(checked.backing.is_some() && checked.backing_format.is_none());
+}

@@ -8,7 +8,6 @@ use super::words::{
 };
 use super::{ANY, Key, Kind, key};
 
-const NO_ENCRYPTION: &str = "Encrypted images are not in this build's monitor yet";
 const ONE_LOOP: &str = "The monitor of this build places disks on its I/O loops itself";
 const ONE_QUEUE: &str = "The disks of this build's monitor have one queue";
 const NO_TRANSIENT: &str = "The monitor of this build writes to the image itself";
@@ -115,7 +114,7 @@ pub(super) const DISK: &[Key] = &[
     key("iothread", Kind::Count { min: 1, max: 64 }, "", "2", "The I/O loop that serves it, from 1.")
         .why("by default in turns over `iothreads`").ends("", "devices/disk/driver/@iothread").not_here(ONE_LOOP).but(&["*"]),
     key("queues", Kind::Count { min: 1, max: 256 }, "", "2", "Queues.").ends("VIRTIO_BLK_F_MQ", "devices/disk/driver/@queues").not_here(ONE_QUEUE),
-    key("shareable", Kind::Bool, "", "true", "Other machines write it too.").ends("", "devices/disk/shareable").not_here("The monitor of this build shares only disks that are read_only").but(&["false"]),
+    key("shareable", Kind::Bool, "", "true", "Other machines write it too, and all of them say so: for file systems that are made for it.").ends("image locks: bytes 100-101 without 201", "devices/disk/shareable"),
     key("transient", Kind::Bool, "", "true", "What the guest writes is gone at the end.").ends("", "devices/disk/transient").not_here(NO_TRANSIENT).but(&["false"]),
     key("boot", Kind::Count { min: 1, max: ANY }, "", "1", "Place in the boot order.").ends("", "devices/disk/boot/@order").not_here(NO_BOOT),
     key("iommu", Kind::Bool, "", "true", "DMA of this device goes through the guest's IOMMU or bounce buffers.")
@@ -128,10 +127,42 @@ pub(super) const DISK: &[Key] = &[
     key("lazy_refcounts", Kind::Bool, "", "true", "A new qcow2 image postpones the update of reference counts.")
         .why("fewer writes; after a crash the image is checked when it is opened"),
     key("compression_type", Kind::Word(COMPRESSIONS), "", "zlib", "How clusters of a new qcow2 image are compressed, where they are."),
-    key("encryption", Kind::Word(ENCRYPTIONS), "none", "none", "Encryption of the image.").ends("", "devices/disk/source/encryption/@format").not_here(NO_ENCRYPTION).but(&["none"]),
-    key("secret", Kind::Name { max: 36 }, "", "6f1c2b1a-9d0e-4c51-9c3f-0a4d5e6f7a8b", "UUID of the libvirt secret that has the passphrase.")
-        .ends("", "devices/disk/source/encryption/secret/@uuid").not_here(NO_ENCRYPTION),
-    key("secret_file", Kind::Path, "", "disk.key", "A file with the passphrase of a new image; one newline at its end does not count.").not_here(NO_ENCRYPTION),
+    key("max_virtual_size", Kind::Size, "", "40G", "Largest size that the image's header may claim.")
+        .why("by default `size`; else 2 TiB, or 64 times what the file has, whichever is more: a header of 1 MiB can claim any number, and whoever reads such a disk to its end fills the host's"),
+    key("backing", Kind::List { keys: BACKING, scalar: "path", max: 16 }, "", "[{path: /srv/base.qcow2, format: qcow2}]", "Images that this one may take content from, first the one that it names itself.")
+        .why("none: an image names any file of the host, and its guest would read that").ends("", "devices/disk/backingStore"),
+    key("data_file", Kind::Path, "", "/srv/disk.data", "The file that a qcow2 image may keep its data in, exactly as it names it.")
+        .why("none: an image names any file of the host, and its guest would read and write that"),
+    key("encryption", Kind::Word(ENCRYPTIONS), "none", "luks", "Encryption of the image.").ends("", "devices/disk/source/encryption/@format"),
+    key("secret", Kind::Map { keys: SECRET, scalar: Some("uuid") }, "", "{file: disk.key}", "Where the passphrase of an encrypted image comes from."),
+    key("secret_file", Kind::Path, "", "disk.key", "Short for secret.file."),
+];
+
+const SECRET: &[Key] = &[
+    key("uuid", Kind::Name { max: 36 }, "", "6f1c2b1a-9d0e-4c51-9c3f-0a4d5e6f7a8b", "The libvirt secret that has it.")
+        .why("by default derived from the image's path").ends("", "devices/disk/source/encryption/secret/@uuid"),
+    key("file", Kind::Path, "", "disk.key", "A file that has it, which nobody else can read; one newline at its end does not count."),
+    key("fd", Kind::Count { min: 0, max: 1 << 20 }, "", "5", "A descriptor of this program, read once and closed."),
+    key("credential", Kind::Name { max: 255 }, "", "disk", "A credential of the service, as systemd.exec(5) has them: a file in $CREDENTIALS_DIRECTORY."),
+    key("env", Kind::Name { max: 255 }, "", "DISK_KEY", "A variable of the environment, which is wiped when it was read.")
+        .why("whoever started this program still has it in its own environment, so a file or descriptor is better"),
+];
+
+const BACKING: &[Key] = &[
+    key(
+        "path",
+        Kind::Path,
+        "",
+        "/srv/base.qcow2",
+        "The image, exactly as its overlay names it.",
+    ),
+    key(
+        "format",
+        Kind::Word(DISK_FORMATS),
+        "raw",
+        "qcow2",
+        "Its format; never guessed from its content.",
+    ),
 ];
 
 #[rustfmt::skip]

@@ -9,7 +9,6 @@ use super::words::{
 };
 use super::{ANY, Key, Kind, key};
 
-const NO_PIN: &str = "The monitor of this build does not place its threads yet: use taskset, chrt";
 const NO_CPU: &str = "The monitor of this build passes the host's CPU through";
 const NO_BACKING: &str = "The memory of this build's monitor is a memfd of ordinary pages";
 
@@ -96,10 +95,10 @@ pub(super) const CPU: &[Key] = &[
     key("features", Kind::Pairs(Some(POLICIES)), "", "{svm: disable}", "Single features of the CPU, by libvirt's names.")
         .ends("CPUID", "cpu/feature/@policy").not_here(NO_CPU),
     key("pin", Kind::List { keys: PINS, scalar: "cpus", max: 4096 }, "", "[{vcpu: 0, cpus: \"2\"}]", "Which host CPUs each vCPU runs on.")
-        .ends("sched_setaffinity(2)", "cputune/vcpupin").not_here(NO_PIN),
-    key("emulator_cpus", Kind::Text, "", "0-1", "Host CPUs for all other threads.").ends("sched_setaffinity(2)", "cputune/emulatorpin/@cpuset").not_here(NO_PIN),
-    key("scheduler", Kind::Word(SCHEDULERS), "", "fifo", "How the host schedules vCPUs.").ends("sched_setscheduler(2)", "cputune/vcpusched/@scheduler").not_here(NO_PIN),
-    key("priority", Kind::Count { min: 1, max: 99 }, "", "2", "Their real-time priority.").ends("sched_setscheduler(2)", "cputune/vcpusched/@priority").not_here(NO_PIN),
+        .ends("sched_setaffinity(2)", "cputune/vcpupin"),
+    key("emulator_cpus", Kind::Text, "", "0-1", "Host CPUs for all other threads.").ends("sched_setaffinity(2)", "cputune/emulatorpin/@cpuset"),
+    key("scheduler", Kind::Word(SCHEDULERS), "", "fifo", "How the host schedules vCPUs.").ends("sched_setscheduler(2)", "cputune/vcpusched/@scheduler"),
+    key("priority", Kind::Count { min: 1, max: 99 }, "", "2", "Their real-time priority.").ends("sched_setscheduler(2)", "cputune/vcpusched/@priority"),
 ];
 
 #[rustfmt::skip]
@@ -108,16 +107,18 @@ pub(super) const MEMORY: &[Key] = &[
         .why("8 MiB to the host's RAM, in pages of 4 KiB").ends("E820 map", "memory"),
     key("current", Kind::Size, "", "1G", "What the guest has at the start; the balloon holds the rest.")
         .aka(&["currentMemory"]).ends("", "currentMemory").not_here("Balloons are not in this build's monitor yet"),
-    key("source", Kind::Word(SOURCES), "", "memfd", "What stands behind it.").ends("", "memoryBacking/source/@type").not_here(NO_BACKING).but(&["memfd", "anonymous"]),
+    key("source", Kind::Word(SOURCES), "", "memfd", "What stands behind it.").ends("memfd_create(2)", "memoryBacking/source/@type"),
     key("access", Kind::Word(SHARINGS), "", "shared", "Who may map it.").ends("", "memoryBacking/access/@mode").not_here(NO_BACKING).but(&["*"]),
     key("hugepages", Kind::Word(HUGEPAGES), "", "2M", "Pages of hugetlbfs.").why("fewer TLB misses; the pages must be reserved on the host")
-        .ends("", "memoryBacking/hugepages").not_here(NO_BACKING).but(&["none"]),
-    key("locked", Kind::Bool, "", "true", "Never swapped out.").ends("mlock(2)", "memoryBacking/locked").not_here(NO_BACKING).but(&["false"]),
+        .ends("MFD_HUGETLB", "memoryBacking/hugepages"),
+    key("locked", Kind::Bool, "", "true", "Never swapped out.").ends("mlock2(2)", "memoryBacking/locked"),
     key("hard_limit", Kind::Size, "", "2304M", "Most that the emulator may use.")
-        .why("memory that is locked or encrypted needs one: RAM + 256 MiB").ends("", "memtune/hard_limit").not_here(NO_BACKING),
-    key("nosharepages", Kind::Bool, "", "true", "KSM does not merge it.").ends("", "memoryBacking/nosharepages").not_here(NO_BACKING).but(&["false"]),
+        .why("memory that is locked or encrypted needs one: RAM + 256 MiB").ends("memory.max of a cgroup", "memtune/hard_limit"),
+    key("nosharepages", Kind::Bool, "", "true", "KSM does not merge it.").ends("MADV_UNMERGEABLE", "memoryBacking/nosharepages"),
     key("discard", Kind::Bool, "", "true", "Not written back to its file at the end.").ends("", "memoryBacking/discard").not_here(NO_BACKING).but(&["*"]),
-    key("allocation", Kind::Word(ALLOCATIONS), "", "immediate", "When the host gives it.").ends("", "memoryBacking/allocation/@mode").not_here(NO_BACKING).but(&["ondemand"]),
+    key("numa_nodes", Kind::Text, "", "0-1", "The host's NUMA nodes that it comes from, and no others.").aka(&["nodeset"])
+        .why("by default that of the CPU which touches a page first").ends("mbind(2), MPOL_BIND", "numatune/memory/@nodeset"),
+    key("allocation", Kind::Word(ALLOCATIONS), "", "immediate", "When the host gives it.").ends("MADV_POPULATE_WRITE", "memoryBacking/allocation/@mode"),
 ];
 
 #[rustfmt::skip]
@@ -206,6 +207,7 @@ pub(super) const EVENTS: &[Key] = &[
     ),
 ];
 
+#[rustfmt::skip]
 pub(super) const LIMITS: &[Key] = &[
     key(
         "timeout",
@@ -228,6 +230,27 @@ pub(super) const LIMITS: &[Key] = &[
         "10s",
         "How long a guest that was asked to stop may take.",
     ),
+    key("memory_max", Kind::Size, "", "1G", "Most memory that the run may have, all in all; beyond it the host's kernel ends it.")
+        .why("guest RAM and 256 MiB for the monitor at least").ends("memory.max of a cgroup", ""),
+    key("memory_high", Kind::Size, "", "768M", "Memory beyond which the host's kernel slows the run down and takes pages back.")
+        .ends("memory.high of a cgroup", ""),
+    key("cpu_max", Kind::Text, "", "50%", "CPU time for all threads of the run: per cent of one CPU, or microseconds in each period, as in `50000 100000`.")
+        .why("200% is two whole CPUs").ends("cpu.max of a cgroup", ""),
+    key("pids_max", Kind::Count { min: 1, max: 4_194_304 }, "", "64", "Most threads and processes of the run.")
+        .ends("pids.max of a cgroup", ""),
+    key("io_max", Kind::List { keys: IO_MAX, scalar: "disk", max: 64 }, "", "[{disk: 0, wbps: 100M}]", "Limits for the host's disks that hold the images.")
+        .ends("io.max of a cgroup", ""),
+    key("slice", Kind::Text, "", "machine.slice", "The cgroup in which the run's own is made: a slice of systemd's, or a path below /sys/fs/cgroup.")
+        .why("by default beside that of whoever starts the run").ends("a directory below /sys/fs/cgroup", ""),
+];
+
+#[rustfmt::skip]
+pub(super) const IO_MAX: &[Key] = &[
+    key("disk", Kind::Count { min: 0, max: 63 }, "", "0", "Number of the disk in `disks`, from 0; all of them where it is left out.").ends("io.max of a cgroup", ""),
+    key("rbps", Kind::Size, "", "200M", "Bytes read in a second.").ends("io.max: rbps", ""),
+    key("wbps", Kind::Size, "", "100M", "Bytes written in a second.").ends("io.max: wbps", ""),
+    key("riops", Kind::Count { min: 1, max: ANY }, "", "1000", "Reads in a second.").ends("io.max: riops", ""),
+    key("wiops", Kind::Count { min: 1, max: ANY }, "", "500", "Writes in a second.").ends("io.max: wiops", ""),
 ];
 
 pub(super) const GUEST: &[Key] = &[key(

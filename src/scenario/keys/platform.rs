@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::words::{
-    BOOTS, CLOCKS, DEVICES_OF_FIRMWARE, FIRMWARES, HOST_SCHEDULERS, IMAGE_FORMATS, SECURITIES,
-    THPS, TICKS,
+    BOOTS, CLOCKS, DEVICES_OF_FIRMWARE, FIRMWARES, HOST_SCHEDULERS, IMAGE_FORMATS, LOCK_DRIVERS,
+    SECURITIES, SHMEM_THPS, THP_DEFRAGS, THPS, TICKS,
 };
 use super::{ANY, Key, Kind, key};
 
@@ -113,17 +113,58 @@ pub(super) const SECURITY: &[Key] = &[
 ];
 
 #[rustfmt::skip]
+pub(super) const KVM: &[Key] = &[
+    key("nested", Kind::Bool, "", "true", "Guests may run machines of their own.")
+        .why("set when the module is loaded; Linux Documentation/virt/kvm/x86/running-nested-guests").ends("/sys/module/kvm_amd/parameters/nested, kvm_intel", ""),
+    key("halt_poll_ns", Kind::Count { min: 0, max: 0xffff_ffff }, "", "0", "How long a host CPU waits for a halted vCPU before it sleeps, nanoseconds at most.")
+        .why("more: wake-ups come sooner, and idle guests cost CPU time; Linux Documentation/virt/kvm/halt-polling").ends("/sys/module/kvm/parameters/halt_poll_ns", ""),
+    key("nx_huge_pages", Kind::Bool, "", "true", "Huge pages of guests cannot be executed from.")
+        .why("against iTLB multihit; Linux admin-guide/hw-vuln/multihit").ends("/sys/module/kvm/parameters/nx_huge_pages", ""),
+    key("ignore_msrs", Kind::Bool, "", "false", "MSRs that KVM does not know read as zero instead of faulting.")
+        .why("Linux admin-guide/kernel-parameters, kvm.ignore_msrs").ends("/sys/module/kvm/parameters/ignore_msrs", ""),
+    key("tdp", Kind::Bool, "", "true", "The CPU walks the guest's page tables (EPT, NPT).").aka(&["ept", "npt"])
+        .why("set when the module is loaded; off, KVM keeps shadow page tables").ends("/sys/module/kvm_intel/parameters/ept, kvm_amd npt", ""),
+    key("apicv", Kind::Bool, "", "true", "The CPU delivers interrupts to guests itself (APICv, AVIC).").aka(&["avic", "enable_apicv"])
+        .why("set when the module is loaded").ends("/sys/module/kvm_intel/parameters/enable_apicv, kvm_amd avic", ""),
+];
+
+#[rustfmt::skip]
 pub(super) const HOST: &[Key] = &[
-    key("thp", Kind::Word(THPS), "", "always", "Transparent huge pages of the host.")
+    key("thp", Kind::Word(THPS), "", "always", "Transparent huge pages of private memory.")
+        .why("for memory in a memfd, as the RAM of our monitor is, thp_shmem decides; Linux admin-guide/mm/transhuge")
         .ends("/sys/kernel/mm/transparent_hugepage/enabled", ""),
-    key("ksm", Kind::Bool, "", "false", "Merges equal pages of the host's processes.")
-        .why("merging saves memory, and its timing tells one guest what another has in its memory")
+    key("thp_shmem", Kind::Word(SHMEM_THPS), "", "advise", "Transparent huge pages of shared memory: memfds, as the RAM of our monitor is one.")
+        .why("our monitor and QEMU ask for them, so that advise is enough; Linux admin-guide/mm/transhuge")
+        .ends("/sys/kernel/mm/transparent_hugepage/shmem_enabled", ""),
+    key("thp_defrag", Kind::Word(THP_DEFRAGS), "", "defer+madvise", "How much a process waits for the kernel to make a huge page.")
+        .why("Linux admin-guide/mm/transhuge").ends("/sys/kernel/mm/transparent_hugepage/defrag", ""),
+    key("ksm", Kind::Bool, "", "false", "Merges equal pages of the host's processes; ksm.service and ksmtuned.service follow where the host has them.")
+        .why("merging saves memory, and its timing tells one guest what another has in its memory; only private memory that asks for it is merged (QEMU's), never a shared memfd, as the RAM of our monitor is; Linux admin-guide/mm/ksm")
         .ends("/sys/kernel/mm/ksm/run", ""),
     key("ksm_merge_across_nodes", Kind::Bool, "", "false", "Also pages of different NUMA nodes.")
-        .aka(&["merge_across_nodes"]).ends("/sys/kernel/mm/ksm/merge_across_nodes", ""),
-    key("swappiness", Kind::Count { min: 0, max: 200 }, "", "0", "How readily the host swaps.").ends("/proc/sys/vm/swappiness", ""),
+        .aka(&["merge_across_nodes"]).why("changes only while nothing is merged: what is gets separated first; Linux admin-guide/mm/ksm")
+        .ends("/sys/kernel/mm/ksm/merge_across_nodes", ""),
+    key("swappiness", Kind::Count { min: 0, max: 200 }, "", "0", "How readily the host swaps: the cost of file pages against swap, 100 being equal.")
+        .why("0 to 200 since Linux 5.8; Linux admin-guide/sysctl/vm").ends("/proc/sys/vm/swappiness", ""),
     key("io_scheduler", Kind::Word(HOST_SCHEDULERS), "", "mq-deadline", "I/O scheduler of the disks that hold this machine's images.")
-        .aka(&["scheduler"]).ends("/sys/block/DISK/queue/scheduler", ""),
+        .aka(&["scheduler"]).why("only of those, through partitions, LVM, encryption, RAID and loop devices; Linux block/switching-sched").ends("/sys/block/DISK/queue/scheduler", ""),
+    key("kvm", Kind::Map { keys: KVM, scalar: None }, "", "{halt_poll_ns: 0}", "Parameters of the host's KVM."),
+];
+
+#[rustfmt::skip]
+pub(super) const LOCKING: &[Key] = &[
+    key("driver", Kind::Word(LOCK_DRIVERS), "files", "lockd", "What keeps other machines off the images of this one."),
+    key("file_lockspace_dir", Kind::Path, "", "/var/lib/libvirt/lockd/files", "Where lockd keeps a file for each image, named by SHA-256 of its path.")
+        .why("by default lockd locks the image itself; hosts that share images share this directory, and all of them lock alike")
+        .ends("file_lockspace_dir of qemu-lockd.conf", ""),
+    key("lvm_lockspace_dir", Kind::Path, "", "/var/lib/libvirt/lockd/lvmvolumes", "The same for logical volumes, named by uuid.")
+        .ends("lvm_lockspace_dir of qemu-lockd.conf", ""),
+    key("scsi_lockspace_dir", Kind::Path, "", "/var/lib/libvirt/lockd/scsivolumes", "The same for SCSI units, named by identity.")
+        .ends("scsi_lockspace_dir of qemu-lockd.conf", ""),
+    key("host_id", Kind::Count { min: 1, max: 2000 }, "", "1", "This host's number in sanlock's lockspace; no two hosts have the same.")
+        .ends("host_id of qemu-sanlock.conf", ""),
+    key("disk_lease_dir", Kind::Path, "", "/var/lib/libvirt/sanlock", "Where sanlock keeps a lease for each image, named by MD5 of its path.")
+        .ends("disk_lease_dir of qemu-sanlock.conf", ""),
 ];
 
 #[rustfmt::skip]

@@ -7,7 +7,9 @@ use super::hardware::{
     BALLOON, GRAPHICS, INPUT, NET, RNG, SHARE, SOUND, TPM, USB, VIDEO, VSOCK, WATCHDOG,
 };
 use super::machine::{CPU, EVENTS, GUEST, KERNEL, LIMITS, MEMORY, ROOT};
-use super::platform::{BOOT, CLOCK, FEATURES, FIRMWARE, HOST, PATCH, POWER, SECURITY, TIMERS};
+use super::platform::{
+    BOOT, CLOCK, FEATURES, FIRMWARE, HOST, LOCKING, PATCH, POWER, SECURITY, TIMERS,
+};
 use super::words::{ARCHES, AUTO_SWITCH, IRQCHIPS, TYPES};
 use super::{Key, Kind, key};
 
@@ -229,7 +231,7 @@ pub const KEYS: &[Key] = &[
         },
         "",
         "{timeout: 2m}",
-        "Time limits.",
+        "Limits of the run: time, memory, CPU, threads, disks.",
     ),
     key(
         "timeout",
@@ -295,7 +297,14 @@ pub const KEYS: &[Key] = &[
     map("vsock", VSOCK, Some("cid"), "42", "Sockets between host and guest.").ends("virtio device 19", "devices/vsock"),
     map("security", SECURITY, Some("type"), "sev", "Protection of the guest's memory from the host.").aka(&["launch_security", "tee"]),
     map("host", HOST, None, "{thp: always}", "How the host is tuned for the machine.").aka(&["tune"]),
+    map("locking", LOCKING, Some("driver"), "lockd", "How images are locked against other machines.").aka(&["lock_manager", "locks"]),
     list("xml", PATCH, "path", 1024, "[{path: \"devices/video/model/@heads\", value: \"2\"}]", "Changes of the domain XML, made last."),
+    key("control", Kind::Bool, "", "true", "A socket at which `vsc-run ctl` asks for the machine's state, its end, and how that came.")
+        .why("off: a run makes nothing that it does not need; on: $XDG_RUNTIME_DIR/vsc/RUNID/control.sock, mode 0600").aka(&["control_socket"]),
+    key("register", Kind::Bool, "", "true", "Shows the machine to others: `vsc-run ps --all`, and machinectl where systemd-machined runs.")
+        .why("off: a run is its user's own business"),
+    key("sandbox", Kind::Bool, "true", "false", "After set-up the monitor keeps only what it uses: system calls (seccomp), paths (Landlock), privileges, limits.")
+        .why("on: a guest that breaks out of the machine finds itself in a process that can do nothing else").aka(&["confinement"]),
     key("store", Kind::Path, "", "~/vms", "Where saved machines are.").aka(&["vm-config-store"]).why("by default ~/.local/share/vsc/vms"),
     key("hosts", Kind::Path, "", "virthosts.yaml", "The list of hypervisors.").aka(&["hvconf"]).why("by default virthosts.yaml in the directory, then ~/.local/virt-scenario, /etc/virt-scenario, /etc"),
     key("on", Kind::Name { max: 64 }, "", "localhost", "The hypervisor that runs the machine, a name in that list, instead of this program."),

@@ -278,9 +278,13 @@ pub(super) const SCHEDULERS: &[Word] = &[
     word("idle", "when nothing else runs"),
 ];
 pub(super) const SOURCES: &[Word] = &[
-    word("anonymous", "memory of the process"),
+    word("anonymous", "memory of the process, which KSM may merge"),
     word("memfd", "a memfd, which other processes can map"),
-    word("file", "a file"),
+    elsewhere(
+        "file",
+        "a file in the directory that libvirt is set up for",
+        "The monitor of this build has no directory for files of guest memory",
+    ),
 ];
 pub(super) const SHARINGS: &[Word] = &[
     word("private", "for this process"),
@@ -350,32 +354,59 @@ pub(super) const SECURITIES: &[Word] = &[
         "AMD SEV-SNP: integrity and attestation by the guest",
     ),
 ];
+const NO_REVOKING: &str =
+    "locks of files cannot be revoked while they are held, only sanlock's leases can";
 pub(super) const LOCK_ACTIONS: &[Word] = &[
-    elsewhere(
-        "poweroff",
-        "the machine ends",
-        "the monitor of this build has no lock manager yet",
+    elsewhere("poweroff", "the machine ends", NO_REVOKING),
+    elsewhere("restart", "the machine starts again", NO_REVOKING),
+    elsewhere("pause", "the machine stands still", NO_REVOKING),
+    elsewhere("ignore", "nothing", NO_REVOKING),
+];
+pub(super) const LOCK_DRIVERS: &[Word] = &[
+    word(
+        "files",
+        "locks on the images themselves, which QEMU, cloud-hypervisor and this program respect",
     ),
-    elsewhere(
-        "restart",
-        "the machine starts again",
-        "the monitor of this build has no lock manager yet",
+    word(
+        "lockd",
+        "the same, and those of libvirt's virtlockd: byte 0 of the image, or a file in a lockspace",
     ),
-    elsewhere(
-        "pause",
-        "the machine stands still",
-        "the monitor of this build has no lock manager yet",
+    word(
+        "sanlock",
+        "leases on shared storage, by sanlock's daemon: libvirt's to take, not in this build's monitor",
     ),
-    elsewhere(
-        "ignore",
-        "nothing",
-        "the monitor of this build has no lock manager yet",
+    word("none", "nothing"),
+    refused(
+        "nop",
+        "libvirt's name for the manager that manages nothing: write `none`",
     ),
 ];
 pub(super) const THPS: &[Word] = &[
     word("always", "for every process"),
     word("madvise", "for those that ask"),
     word("never", "for none"),
+];
+pub(super) const SHMEM_THPS: &[Word] = &[
+    word("always", "wherever one fits"),
+    word(
+        "within_size",
+        "not beyond a file's end, and where asked for",
+    ),
+    word("advise", "where asked for with madvise(2)"),
+    word(
+        "never",
+        "only with MADV_COLLAPSE, for the part that a guest boots in",
+    ),
+];
+pub(super) const THP_DEFRAGS: &[Word] = &[
+    word("always", "a process waits until there is one"),
+    word("defer", "none waits; they come later"),
+    word("defer+madvise", "only those wait that asked for them"),
+    word(
+        "madvise",
+        "those wait that asked for them, others get none unless there is one",
+    ),
+    word("never", "none waits"),
 ];
 pub(super) const HOST_SCHEDULERS: &[Word] = &[
     word("none", "requests go to the device as they come"),

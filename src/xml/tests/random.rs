@@ -26,7 +26,7 @@ const FREE: [&str; 27] = [
     "clock.timezone",
     "disks[0].path",
     "disks[0].id",
-    "disks[0].secret",
+    "disks[0].secret.uuid",
     "nets[0].mac",
     "nets[1].source",
     "nets[2].source",

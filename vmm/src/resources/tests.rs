@@ -9,6 +9,8 @@ fn resources(irqchip: Irqchip, topology: Topology) -> VmResources {
             nested: false,
         },
         memory: 64 << 20,
+        backing: Backing::default(),
+        placement: Placement::default(),
         irqchip,
         pit: false,
         payload: Payload::Builtin {

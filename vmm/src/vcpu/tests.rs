@@ -120,7 +120,8 @@ fn start(script: Vec<Step>) -> Rig {
         interrupted: Arc::default(),
         log: log.clone(),
     };
-    let thread = VcpuThread::spawn(Box::new(vcpu), Arc::new(shared)).unwrap();
+    let thread =
+        VcpuThread::spawn(Box::new(vcpu), Arc::new(shared), Seat::default(), None).unwrap();
     Rig {
         control,
         thread,

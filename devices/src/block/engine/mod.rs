@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 mod pool;
 mod uring;
@@ -97,8 +98,37 @@ pub enum Choice {
     Threads,
 }
 
+/// Most requests in an engine's submission queue; more are handed over in several batches.
+pub(crate) const DEPTH: u32 = 256;
+
+/// A ring that is made before it is needed, by a thread that may make none later: confinement forbids it, because a
+/// ring can do almost everything that system calls can.
+#[derive(Clone, Default)]
+pub struct Spare(Arc<Mutex<Option<io::Result<Uring>>>>);
+
+impl Spare {
+    /// Makes it. Returns whether there is a ring; otherwise the disk will start threads.
+    pub fn make(&self) -> bool {
+        let ring = Uring::new(DEPTH);
+        let made = ring.is_ok();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ring);
+        made
+    }
+
+    fn take(&self) -> Option<io::Result<Uring>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl std::fmt::Debug for Spare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spare")
+    }
+}
+
 impl Engine {
-    /// An engine for `fd` that keeps up to `depth` calls in flight. The second value says why io_uring is not used.
+    /// An engine for `fd` that keeps up to `depth` calls in flight, on the ring of `spare` if that was made. The second
+    /// value says why io_uring is not used.
     ///
     /// # Errors
     /// Neither is possible.
@@ -106,10 +136,11 @@ impl Engine {
         fd: RawFd,
         depth: u32,
         choice: Choice,
+        spare: &Spare,
     ) -> io::Result<(Self, Option<io::Error>)> {
         let why = match choice {
-            Choice::Auto => match Uring::new(fd, depth) {
-                Ok(ring) => return Ok((Self::Uring(Box::new(ring)), None)),
+            Choice::Auto => match spare.take().unwrap_or_else(|| Uring::new(depth)) {
+                Ok(ring) => return Ok((Self::Uring(Box::new(ring.serve(fd))), None)),
                 Err(why) => Some(why),
             },
             Choice::Threads => None,

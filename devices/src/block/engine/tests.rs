@@ -41,7 +41,8 @@ fn works(choice: Choice, depth: u32) {
         .map(|i| (i / 512) as u8 ^ i as u8)
         .collect();
     let file = file(&data);
-    let (mut engine, why) = Engine::new(file.as_raw_fd(), depth, choice).unwrap();
+    let (mut engine, why) =
+        Engine::new(file.as_raw_fd(), depth, choice, &Spare::default()).unwrap();
     assert!(why.is_none(), "io_uring: {why:?}");
     assert!(!readable(engine.ready_fd(), 0));
     engine.wait(); // Nothing in flight: returns.
@@ -98,6 +99,25 @@ fn io_uring_runs_more_calls_than_it_is_deep() {
 }
 
 #[test]
+fn a_ring_made_before_is_the_one_that_is_used_and_does_nothing_but_a_disks_work() {
+    let file = file(&[3; 512]);
+    let spare = Spare::default();
+    assert!(spare.make(), "io_uring");
+    let number = match &*spare.0.lock().unwrap() {
+        Some(Ok(ring)) => ring.ready_fd(),
+        _ => panic!("no ring"),
+    };
+    let (engine, _) = Engine::new(file.as_raw_fd(), DEPTH, Choice::Auto, &spare).unwrap();
+    assert_eq!(engine.ready_fd(), number);
+    let Engine::Uring(mut ring) = engine else {
+        panic!("not io_uring")
+    };
+    let path = c"/etc/passwd";
+    let open = io_uring::opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), path.as_ptr());
+    assert_eq!(ring.outcome_of(open.build()), -libc::EACCES);
+}
+
+#[test]
 fn threads_run_calls() {
     works(Choice::Threads, 4);
 }
@@ -106,7 +126,7 @@ fn threads_run_calls() {
 fn writes_syncs_and_holes_reach_the_file() {
     for choice in [Choice::Auto, Choice::Threads] {
         let file = file(&[7; 8192]);
-        let (mut engine, _) = Engine::new(file.as_raw_fd(), 8, choice).unwrap();
+        let (mut engine, _) = Engine::new(file.as_raw_fd(), 8, choice, &Spare::default()).unwrap();
         let data = [9u8; 512];
         let vector = libc::iovec {
             iov_base: data.as_ptr().cast_mut().cast(),
@@ -180,7 +200,8 @@ fn threads_step_in_where_io_uring_is_forbidden() {
         std::thread::spawn(move || {
             forbid_io_uring(errno as u32);
             let file = file(&[1; 512]);
-            let (engine, why) = Engine::new(file.as_raw_fd(), 8, Choice::Auto).unwrap();
+            let (engine, why) =
+                Engine::new(file.as_raw_fd(), 8, Choice::Auto, &Spare::default()).unwrap();
             assert!(matches!(engine, Engine::Pool(_)));
             assert_eq!(why.unwrap().raw_os_error(), Some(errno));
         })

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::{Call, Outcome};
@@ -19,31 +20,60 @@ pub(crate) struct Uring {
     early: Vec<Outcome>,
 }
 
+/// Operations of [`Call`].
+const NEEDED: [u8; 4] = [
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+
+fn restricted(depth: u32) -> io::Result<IoUring> {
+    let ring = IoUring::builder()
+        .dontfork()
+        .setup_clamp()
+        .setup_r_disabled()
+        .build(depth)?;
+    let ring = checked(ring)?;
+    let mut allowed = NEEDED.map(Restriction::sqe_op);
+    ring.submitter().register_restrictions(&mut allowed)?;
+    ring.submitter().register_enable_rings()?;
+    Ok(ring)
+}
+
+fn checked(ring: IoUring) -> io::Result<IoUring> {
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    if !NEEDED.iter().all(|&code| probe.is_supported(code)) || !ring.params().is_feature_nodrop() {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    Ok(ring)
+}
+
 impl Uring {
-    pub(super) fn new(fd: RawFd, depth: u32) -> io::Result<Self> {
-        let ring = IoUring::builder()
-            .dontfork()
-            .setup_clamp()
-            .build(depth.max(1).next_power_of_two())?;
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        let needed = [
-            opcode::Readv::CODE,
-            opcode::Writev::CODE,
-            opcode::Fsync::CODE,
-            opcode::Fallocate::CODE,
-        ];
-        if !needed.iter().all(|&code| probe.is_supported(code))
-            || !ring.params().is_feature_nodrop()
-        {
-            return Err(io::Error::from(io::ErrorKind::Unsupported));
-        }
+    /// A ring for no file yet ([`Self::serve`]). It can do to descriptors what the disk's own calls can, and nothing
+    /// else: what runs in a ring passes by filters of system calls.
+    pub(super) fn new(depth: u32) -> io::Result<Self> {
+        let depth = depth.max(1).next_power_of_two();
+        let ring = match restricted(depth) {
+            // Linux before 5.10 has no restrictions.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                checked(IoUring::builder().dontfork().setup_clamp().build(depth)?)?
+            }
+            ring => ring?,
+        };
         Ok(Self {
             ring,
-            fd,
+            fd: -1,
             in_flight: 0,
             early: Vec::new(),
         })
+    }
+
+    /// From now on its calls are on `fd`.
+    pub(super) fn serve(mut self, fd: RawFd) -> Self {
+        self.fd = fd;
+        self
     }
 
     /// # Safety
@@ -127,5 +157,14 @@ impl Uring {
 
     pub(super) fn ready_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
+    }
+
+    /// The result of any operation.
+    #[cfg(test)]
+    pub(super) fn outcome_of(&mut self, entry: squeue::Entry) -> i32 {
+        // SAFETY: what the entry points to is static.
+        unsafe { self.ring.submission().push(&entry) }.unwrap();
+        self.ring.submit_and_wait(1).unwrap();
+        self.ring.completion().next().unwrap().result()
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::super::iovecs::Cursor;
 use super::open::Align;
 
 const BUFFER: usize = 256 << 10;
@@ -79,7 +80,8 @@ impl Bounce<'_> {
             .buffer
             .get_or_insert_with(|| Buffer::new(BUFFER, align))
             .bytes();
-        let mut cursor = Cursor { iovecs, at: 0 };
+        // SAFETY: passed on.
+        let mut cursor = unsafe { Cursor::new(iovecs) };
         let (mut at, mut left) = (offset, iovecs.iter().map(|v| v.iov_len as u64).sum::<u64>());
         while left > 0 {
             let start = at - at % unit;
@@ -115,10 +117,11 @@ impl Bounce<'_> {
                 fill(self.file, start, self.end, span)?;
             }
             let middle = span.get_mut(from..to).unwrap_or_default();
-            // SAFETY: passed on.
-            unsafe { cursor.copy(middle, write) };
             if write {
+                cursor.read(middle);
                 self.file.write_all_at(span, start)?;
+            } else {
+                cursor.write(middle);
             }
             at += part;
             left -= part;
@@ -145,38 +148,4 @@ fn fill(file: &File, offset: u64, end: u64, buffer: &mut [u8]) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-struct Cursor<'a> {
-    iovecs: &'a [libc::iovec],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    /// Copies the next `buffer.len()` bytes of guest memory to the buffer, or from it.
-    ///
-    /// # Safety
-    /// The vectors must point to mapped memory.
-    unsafe fn copy(&mut self, mut buffer: &mut [u8], to_buffer: bool) {
-        while let Some((v, rest)) = self.iovecs.split_first()
-            && !buffer.is_empty()
-        {
-            let len = (v.iov_len - self.at).min(buffer.len());
-            let (now, later) = buffer.split_at_mut(len);
-            let guest = v.iov_base.cast::<u8>().wrapping_add(self.at);
-            // SAFETY: within one vector, by the contract; the buffer is our own memory, not the guest's.
-            unsafe {
-                if to_buffer {
-                    std::ptr::copy_nonoverlapping(guest, now.as_mut_ptr(), len);
-                } else {
-                    std::ptr::copy_nonoverlapping(now.as_ptr(), guest, len);
-                }
-            }
-            self.at += len;
-            if self.at == v.iov_len {
-                (self.iovecs, self.at) = (rest, 0);
-            }
-            buffer = later;
-        }
-    }
 }

@@ -22,7 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::engine::{Choice, Engine, Outcome};
+use super::engine::{Choice, DEPTH, Engine, Outcome};
+use super::lock::Lock;
 use super::pace::Pace;
 use super::{Completion, Disk, Geometry, Iovecs, Note, Op, OpenError, Request};
 
@@ -30,7 +31,8 @@ mod bounce;
 mod open;
 mod task;
 
-pub use super::engine::Choice as EngineChoice;
+pub use super::engine::{Choice as EngineChoice, Spare};
+use super::keep::Keep;
 use bounce::{Bounce, Buffer, fits};
 use open::{Align, Opened};
 use task::{Abilities, Next, Task};
@@ -38,8 +40,6 @@ use task::{Abilities, Next, Task};
 /// Longest request served on the loop's thread, bytes: the time that copying it takes, some 0.3 ms, is what other
 /// devices of the loop wait.
 const INLINE_MAX: u64 = 2 << 20;
-/// Most requests in the engine's submission queue; more are handed over in several batches.
-const DEPTH: u32 = 256;
 
 /// How to open a raw image.
 #[derive(Clone)]
@@ -50,8 +50,16 @@ pub struct RawOptions {
     pub direct: bool,
     /// The guest's logical block, bytes: the size must be a multiple of it, or is rounded up when read-only.
     pub block: u32,
+    /// How the image is locked.
+    pub lock: Lock,
+    /// A lockspace protects the image too: a file system without locks is said ([`Self::note`]), and no error.
+    pub lockspace: bool,
     /// How to run what cannot be answered on the spot.
     pub engine: Choice,
+    /// A ring that may have been made before the first request that needs one.
+    pub spare: Spare,
+    /// The image's open file, over the lives of the machine.
+    pub keep: Keep,
     /// Where to say that io_uring is not available.
     pub note: Note,
 }
@@ -62,9 +70,46 @@ impl Default for RawOptions {
             read_only: false,
             direct: false,
             block: 512,
+            lock: Lock::default(),
+            lockspace: false,
             engine: Choice::Auto,
+            spare: Spare::default(),
+            keep: Keep::default(),
             note: Arc::new(|_| {}),
         }
+    }
+}
+
+/// An image opened for a format that is on top of raw: as it is, locks included, without a way to run requests.
+pub(super) struct Container(Opened);
+
+impl Container {
+    /// As [`RawFile::open`].
+    pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Self, OpenError> {
+        // The blocks of what is in it are not its own.
+        let options = RawOptions {
+            block: 512,
+            ..options.clone()
+        };
+        open::open(path, &options).map(Self)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.0.geometry
+    }
+
+    /// Where the file ends, bytes.
+    pub(super) fn end(&self) -> u64 {
+        self.0.end
+    }
+
+    /// What offsets and lengths must be multiples of, bytes: 1 without O_DIRECT.
+    pub(super) fn unit(&self) -> u64 {
+        self.0.align.offset
     }
 }
 
@@ -97,6 +142,7 @@ pub struct RawFile {
     tasks: Vec<Task>,
     bounce: Option<Buffer>,
     choice: Choice,
+    spare: Spare,
     note: Note,
     engine: Option<Engine>,
     /// No engine could be made: everything runs on the loop's thread.
@@ -112,7 +158,7 @@ impl RawFile {
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: &Path, options: RawOptions) -> Result<Self, OpenError> {
-        let opened = open::open(path, options.read_only, options.direct, options.block)?;
+        let opened = open::open(path, &options)?;
         Ok(Self::with(opened, options))
     }
 
@@ -121,8 +167,7 @@ impl RawFile {
     /// # Errors
     /// [`OpenError`], as for [`Self::open`].
     pub fn from_file(file: File, path: &Path, options: RawOptions) -> Result<Self, OpenError> {
-        let (read_only, direct) = (options.read_only, options.direct);
-        let opened = open::inspect(path, file, read_only, direct, options.block)?;
+        let opened = open::inspect(path, file, &options)?;
         Ok(Self::with(opened, options))
     }
 
@@ -144,6 +189,7 @@ impl RawFile {
             tasks: Vec::new(),
             bounce: None,
             choice: options.engine,
+            spare: options.spare,
             note: options.note,
             engine: None,
             engineless: false,
@@ -256,7 +302,7 @@ impl RawFile {
 
     fn engine(&mut self) -> Option<&mut Engine> {
         if self.engine.is_none() && !self.engineless {
-            match Engine::new(self.file.as_raw_fd(), DEPTH, self.choice) {
+            match Engine::new(self.file.as_raw_fd(), DEPTH, self.choice, &self.spare) {
                 Ok((engine, why)) => {
                     if let Some(why) = why {
                         let note = &self.note;

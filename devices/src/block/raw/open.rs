@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::super::lock::{self, Access, Lock, LockError};
 use super::super::{Geometry, OpenError};
+use super::RawOptions;
 use super::bounce::Buffer;
 
 // linux/fs.h: _IO(0x12, n), _IOR(0x12, 114, size_t).
@@ -38,21 +40,64 @@ pub(super) struct Opened {
     pub(super) memory: bool,
 }
 
-/// Opens `path`. `block`: the size is made a multiple of it, or has to be one.
-pub(super) fn open(
-    path: &Path,
-    read_only: bool,
-    direct: bool,
-    block: u32,
-) -> Result<Opened, OpenError> {
-    // Non-blocking, lest a pipe holds us up.
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!read_only)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(|e| open_error(path, read_only, e))?;
-    inspect(path, file, read_only, direct, block)
+/// Opens and locks `path`.
+pub(super) fn open(path: &Path, options: &RawOptions) -> Result<Opened, OpenError> {
+    let read_only = options.read_only;
+    let failed = |source| OpenError::Inspect {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(file) = options.keep.get().map_err(failed)? {
+        return inspect(path, file, options);
+    }
+    let open = |flags| {
+        OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            // Non-blocking, lest a pipe holds us up.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | flags)
+            .open(path)
+            .map_err(|e| open_error(path, read_only, e))
+    };
+    let mut file = open(0)?;
+    let device = |file: &File| file.metadata().map(|m| (m.file_type(), m.rdev()));
+    if let Ok((kind, number)) = device(&file)
+        && kind.is_block_device()
+        && !read_only
+        && options.lock == Lock::Exclusive
+    {
+        // Locks are of the node, and a device can have several; the kernel's own claim (man 2 open, O_EXCL) is of the
+        // device, and what is mounted or part of a volume has it.
+        file = open(libc::O_EXCL)?;
+        if !matches!(device(&file), Ok((kind, now)) if kind.is_block_device() && now == number) {
+            return Err(OpenError::Busy {
+                path: path.to_owned(),
+            });
+        }
+    }
+    let opened = inspect(path, file, options)?;
+    options.keep.put(&opened.file).map_err(failed)?;
+    Ok(opened)
+}
+
+fn lock(file: &File, device: bool, fs_type: i64, options: &RawOptions) -> Result<(), LockError> {
+    let access = Access {
+        write: !options.read_only,
+        resize: false,
+        lock: options.lock,
+        device,
+        flock: lock::flock_is_separate(fs_type),
+    };
+    match lock::take(file, access) {
+        Err(LockError::Unsupported(why)) if options.lockspace => {
+            let note = &options.note;
+            note(&format!(
+                "its file system has no locks ({why}): only the lockspace protects it"
+            ));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 pub(super) fn open_error(path: &Path, read_only: bool, source: io::Error) -> OpenError {
@@ -80,14 +125,15 @@ pub(super) fn open_error(path: &Path, read_only: bool, source: io::Error) -> Ope
     }
 }
 
-/// Goes on with a file opened elsewhere; `path` is for messages.
-pub(super) fn inspect(
-    path: &Path,
-    file: File,
-    read_only: bool,
-    direct: bool,
-    block: u32,
-) -> Result<Opened, OpenError> {
+/// Goes on with a file opened elsewhere, and locks it before anything of it is read; `path` is for messages.
+/// [`RawOptions::block`]: the size is made a multiple of it, or has to be one.
+pub(super) fn inspect(path: &Path, file: File, options: &RawOptions) -> Result<Opened, OpenError> {
+    let RawOptions {
+        read_only,
+        direct,
+        block,
+        ..
+    } = *options;
     let failed = |source| OpenError::Inspect {
         path: path.to_owned(),
         source,
@@ -113,6 +159,20 @@ pub(super) fn inspect(
             what,
         });
     }
+    let device = kind.is_block_device();
+    let fs_type = if device { 0 } else { fs_type(&file) };
+    lock(&file, device, fs_type, options).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            LockError::Held(by) => OpenError::Locked {
+                path,
+                read_only,
+                by,
+            },
+            LockError::Unsupported(source) => OpenError::NoLocks { path, source },
+            LockError::Failed(source) => OpenError::Lock { path, source },
+        }
+    })?;
     set_direct(&file, direct).map_err(|source| match source.raw_os_error() {
         Some(libc::EINVAL) => OpenError::NoDirectIo {
             path: path.to_owned(),
@@ -120,8 +180,7 @@ pub(super) fn inspect(
         _ => failed(source),
     })?;
 
-    let device = kind.is_block_device();
-    let memory = !device && is_memory(&file);
+    let memory = matches!(fs_type, TMPFS_MAGIC | RAMFS_MAGIC);
     let end = if device {
         device_u64(&file, BLKGETSIZE64).map_err(failed)?
     } else {
@@ -188,16 +247,17 @@ fn set_direct(file: &File, direct: bool) -> io::Result<()> {
     }
 }
 
-fn is_memory(file: &File) -> bool {
+/// The type of the file system (man 2 statfs), 0 where it does not say.
+fn fs_type(file: &File) -> i64 {
     let mut info = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: statfs fills the structure it is given; all zeroes is a valid one anyway.
     let info = unsafe {
         if libc::fstatfs(file.as_raw_fd(), info.as_mut_ptr()) != 0 {
-            return false;
+            return 0;
         }
         info.assume_init()
     };
-    matches!(info.f_type, TMPFS_MAGIC | RAMFS_MAGIC)
+    info.f_type
 }
 
 fn direct_align(file: &File, device: bool) -> Align {

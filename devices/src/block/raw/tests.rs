@@ -157,7 +157,11 @@ fn descriptors_are_blocking_again_and_direct_where_asked() {
     let image = Image::new(DISK, 4096);
     let plain = RawFile::open(&image.0, RawOptions::default()).unwrap();
     assert_eq!(flags(&plain) & (libc::O_NONBLOCK | libc::O_DIRECT), 0);
-    let unbuffered = RawFile::open(&image.0, direct()).unwrap();
+    let beside = RawOptions {
+        lock: Lock::Off,
+        ..direct()
+    };
+    let unbuffered = RawFile::open(&image.0, beside).unwrap();
     assert_eq!(
         flags(&unbuffered) & (libc::O_NONBLOCK | libc::O_DIRECT),
         libc::O_DIRECT

@@ -14,15 +14,18 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Activation, Chain, ConfigSpace, Device, Interest, VirtQueue, Watch};
-use crate::block::raw::{EngineChoice, RawFile, RawOptions};
+use crate::block::keep::Keep;
+use crate::block::luks::{DiskError, LuksDisk, LuksError, LuksOpenError};
+use crate::block::raw::{EngineChoice, RawFile, RawOptions, Spare};
 use crate::block::{Completion, Disk, Note, OpenError};
+use crate::secret::Passphrase;
 
 mod config;
 mod request;
 pub mod spec;
 mod work;
 
-pub use spec::{BlkSpec, Cache, Discard, Format, Policy, SpecError, SyncMode};
+pub use spec::{BlkSpec, Cache, Discard, Format, Lock, Luks, Policy, SpecError, SyncMode};
 
 use config::WRITEBACK;
 use request::Limits;
@@ -47,6 +50,18 @@ pub enum BlkError {
     /// The image cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The encrypted image cannot be used.
+    #[error(transparent)]
+    Luks(#[from] DiskError),
+}
+
+impl From<LuksOpenError> for BlkError {
+    fn from(error: LuksOpenError) -> Self {
+        match error {
+            LuksOpenError::Open(e) => Self::Open(e),
+            LuksOpenError::Luks(e) => Self::Luks(e),
+        }
+    }
 }
 
 /// What is not of the machine but of how this process runs it.
@@ -59,6 +74,12 @@ pub struct BlkOptions {
     pub note: Note,
     /// How to run what cannot be answered on the spot.
     pub engine: EngineChoice,
+    /// What opens the disk, if it is encrypted.
+    pub passphrase: Option<Arc<Passphrase>>,
+    /// A ring made for it beforehand.
+    pub spare: Spare,
+    /// The image's open file, over the lives of the machine.
+    pub keep: Keep,
 }
 
 impl Default for BlkOptions {
@@ -67,6 +88,9 @@ impl Default for BlkOptions {
             poll: Duration::ZERO,
             note: Arc::new(|_| {}),
             engine: EngineChoice::Auto,
+            passphrase: None,
+            spare: Spare::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -108,11 +132,23 @@ impl Blk {
             read_only: spec.read_only,
             direct: spec.policy().direct,
             block: spec.logical_block_size,
+            lock: spec.lock,
+            lockspace: spec.lockspace,
             engine: options.engine,
+            spare: options.spare.clone(),
+            keep: options.keep.clone(),
             note: Arc::clone(&options.note),
         };
-        let disk = RawFile::open(&spec.path, raw)?;
-        Ok(Self::with_disk(name, spec, Box::new(disk), options)?)
+        let disk: Box<dyn Disk> = match (&spec.encryption, &options.passphrase) {
+            (None, _) => Box::new(RawFile::open(&spec.path, raw)?),
+            (Some(_), Some(passphrase)) => Box::new(LuksDisk::open(&spec.path, &raw, passphrase)?),
+            (Some(_), None) => {
+                let path = spec.path.clone();
+                let source = LuksError::NoPassphrase;
+                return Err(DiskError { path, source }.into());
+            }
+        };
+        Ok(Self::with_disk(name, spec, disk, options)?)
     }
 
     /// A device in front of any [`Disk`]; of `spec`, what concerns the image is not looked at.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::block::lock::Lock;
+
 /// Bytes of a serial number (VIRTIO_BLK_ID_BYTES, VIRTIO 5.2.6).
 pub const SERIAL_MAX: usize = 20;
 /// Longest queue, entries (QEMU's `VIRTQUEUE_MAX_SIZE`).
@@ -24,6 +26,9 @@ pub struct BlkSpec {
     /// Format of the image; never guessed, because a guest can write any header to a raw disk.
     #[serde(default)]
     pub format: Format,
+    /// The image is a container, and the guest sees what is encrypted in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Luks>,
     /// The guest cannot write (VIRTIO_BLK_F_RO) and the image is opened without write access.
     #[serde(default)]
     pub read_only: bool,
@@ -52,6 +57,12 @@ pub struct BlkSpec {
     /// header and status find room in a chain as long as the queue. Linux sends one page per request without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seg_max: Option<u16>,
+    /// How the image is locked against other machines.
+    #[serde(default)]
+    pub lock: Lock,
+    /// A lockspace protects the image as well: that its file system has no locks is said, and no error.
+    #[serde(default)]
+    pub lockspace: bool,
 }
 
 fn default_queue_size() -> u16 {
@@ -77,6 +88,14 @@ pub enum Format {
     Qcow2,
     /// VMware.
     Vmdk,
+}
+
+/// LUKS, version 1 or 2: what the header says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Luks {
+    /// Name of the descriptor that has the passphrase ([`HostEnds`](crate::stream::HostEnds)): never the passphrase.
+    pub secret: String,
 }
 
 /// Cache modes, as libvirt spells them and QEMU means them (`-drive cache=`).
@@ -168,6 +187,7 @@ impl BlkSpec {
             id: String::new(),
             path: path.into(),
             format: Format::Raw,
+            encryption: None,
             read_only: false,
             cache: Cache::default(),
             direct_io: None,
@@ -177,6 +197,8 @@ impl BlkSpec {
             num_queues: default_num_queues(),
             logical_block_size: default_block(),
             seg_max: None,
+            lock: Lock::default(),
+            lockspace: false,
         }
     }
 

@@ -1,0 +1,75 @@
+//! The passphrases that a run needs: read once, before anything else of it starts, and handed to the monitor in files
+//! without a name.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use vsc::compile::Plan;
+use vsc::diag::{Diagnostic, Diagnostics};
+use vsc::images::{Handed, ImageError, Secret, SecretSource};
+
+use super::Common;
+use super::run::report;
+use crate::{run, say};
+
+/// Name of the end at which the monitor expects a passphrase, and the file that has it.
+pub(super) type Secrets = Vec<(String, Handed)>;
+
+/// Reads the passphrases of a plan; the images that are to be made get theirs. An error has been said, and is its
+/// sentence here.
+pub(super) fn read(plan: &mut Plan, common: &Common) -> Result<Secrets, String> {
+    let mut known: Vec<(SecretSource, Secret)> = Vec::new();
+    let mut out = Secrets::new();
+    for wanted in std::mem::take(&mut plan.run.secrets) {
+        // A descriptor can be read once, and several disks may have one passphrase.
+        let secret = match known.iter().find(|(from, _)| *from == wanted.from) {
+            Some((_, secret)) => secret.clone(),
+            None => {
+                let mut notes = Vec::new();
+                let secret = wanted
+                    .from
+                    .read(&mut notes)
+                    .map_err(|e| refused(e, plan, wanted.disk, common))?;
+                for note in notes {
+                    say::err(&note);
+                }
+                known.push((wanted.from.clone(), secret.clone()));
+                secret
+            }
+        };
+        for image in plan.images.iter_mut().filter(|i| i.disk == wanted.disk) {
+            image.spec.secret = Some(SecretSource::Given(secret.clone()));
+        }
+        let handed = secret
+            .hand_over()
+            .map_err(|e| refused(e, plan, wanted.disk, common))?;
+        out.push((wanted.end, handed));
+    }
+    Ok(out)
+}
+
+/// Says at the disk's place why there is no passphrase; gives the sentence back.
+fn refused(error: ImageError, plan: &Plan, disk: usize, common: &Common) -> String {
+    let sentence = format!("disks[{disk}]: {}", run::chain(&error));
+    let parsed = plan.parsed();
+    let keys = [
+        "secret.file",
+        "secret.fd",
+        "secret.credential",
+        "secret.env",
+        "secret_file",
+    ];
+    let written = keys
+        .map(|key| format!("disks[{disk}].{key}"))
+        .into_iter()
+        .find(|key| parsed.is_written(key));
+    let key = written.unwrap_or_else(|| format!("disks[{disk}].encryption"));
+    let mut d = Diagnostic::error("E-SECRET", parsed.span_of(&key), sentence.clone());
+    d.help = error.help();
+    report(
+        &Diagnostics::new(vec![d], Arc::clone(&plan.parsed().sources)),
+        common,
+    );
+    sentence
+}

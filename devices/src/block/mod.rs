@@ -16,6 +16,7 @@ pub mod keep;
 pub mod lock;
 pub mod luks;
 mod pace;
+mod pool;
 pub mod raw;
 
 pub use error::OpenError;

@@ -5,10 +5,9 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-mod pool;
 mod uring;
 
-use pool::Pool;
+use super::pool::{Pool, Worker};
 use uring::Uring;
 
 /// One system call on a file. The results are those of the raw call: a count, or a negated errno.
@@ -82,10 +81,33 @@ impl Call {
 /// Tag and result of a call.
 pub(crate) type Outcome = (u32, i32);
 
+/// Threads per disk: a few requests in flight are most of what parallelism gives, and each costs a stack.
+const THREADS: usize = 4;
+
+/// A file that threads make calls on.
+pub(crate) struct Calls(RawFd);
+
+impl Worker for Calls {
+    type Job = (u32, Call);
+    type Done = Outcome;
+    type Place = ();
+    const NAME: &str = "disk";
+    const STACK: usize = 64 << 10;
+
+    fn place(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    unsafe fn serve(&self, (tag, call): (u32, Call), (): &mut ()) -> Outcome {
+        // SAFETY: by the contract of this function.
+        (tag, unsafe { call.run(self.0, 0) })
+    }
+}
+
 /// Runs calls on one file.
 pub(crate) enum Engine {
     Uring(Box<Uring>),
-    Pool(Pool),
+    Pool(Pool<Calls>),
 }
 
 /// Which engine to use.
@@ -145,7 +167,9 @@ impl Engine {
             },
             Choice::Threads => None,
         };
-        Ok((Self::Pool(Pool::new(fd)?), why))
+        let mut pool = Pool::new(Calls(fd), THREADS)?;
+        pool.start()?;
+        Ok((Self::Pool(pool), why))
     }
 
     /// Queues a call; [`Self::submit`] lets it run.
@@ -156,7 +180,8 @@ impl Engine {
         match self {
             // SAFETY: passed on.
             Self::Uring(ring) => unsafe { ring.queue(tag, call) },
-            Self::Pool(pool) => pool.queue(tag, call),
+            // SAFETY: the same.
+            Self::Pool(pool) => unsafe { pool.queue((tag, call)) },
         }
     }
 

@@ -14,12 +14,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::super::pool::{Pool, Worker};
 use super::super::raw::{Container, RawOptions};
 use super::super::{Completion, Disk, Geometry, Iovecs, Op, OpenError, Request};
 use super::crypt::Cipher;
-use super::pool::{Pool, Worker};
 use super::{DiskError, Header, LuksError};
-use crate::secret::{Pages, Passphrase, Vault};
+use crate::secret::{Pages, Passphrase, Vault, clear_registers, hide_stack};
 
 /// What is read, decrypted and copied at once: it stays in the second-level cache.
 const CHUNK: usize = 256 << 10;
@@ -106,7 +106,8 @@ impl Disk for LuksDisk {
     }
 
     unsafe fn start(&mut self, request: Request, iovecs: &mut Iovecs) -> Option<io::Result<()>> {
-        self.pool.queue(request, std::mem::take(iovecs));
+        // SAFETY: passed on.
+        unsafe { self.pool.queue((request, std::mem::take(iovecs))) };
         None
     }
 
@@ -127,6 +128,13 @@ impl Disk for LuksDisk {
     }
 }
 
+impl Drop for LuksDisk {
+    fn drop(&mut self) {
+        // What is running works on the guest's memory.
+        self.pool.drain(&mut Vec::new());
+    }
+}
+
 /// What all threads of a disk share.
 struct Store {
     container: Container,
@@ -142,12 +150,34 @@ struct Store {
 }
 
 impl Worker for Store {
-    fn buffer(&self) -> io::Result<Pages> {
+    type Job = (Request, Iovecs);
+    type Done = Completion;
+    type Place = Pages;
+    const NAME: &str = "luks";
+    const STACK: usize = 128 << 10;
+
+    fn place(&self) -> io::Result<Pages> {
         // With room for the rest of a unit at both ends.
         Pages::new(CHUNK + 2 * usize::try_from(self.unit).unwrap_or(CHUNK))
     }
 
-    unsafe fn serve(
+    fn enter(&self) {
+        hide_stack();
+    }
+
+    unsafe fn serve(&self, (request, iovecs): (Request, Iovecs), buffer: &mut Pages) -> Completion {
+        // SAFETY: by the contract of this function.
+        let result = unsafe { self.handle(&request, &iovecs, buffer) };
+        clear_registers();
+        let tag = request.tag;
+        Completion { tag, result }
+    }
+}
+
+impl Store {
+    /// # Safety
+    /// The vectors must point to memory that stays mapped until this returns.
+    unsafe fn handle(
         &self,
         request: &Request,
         iovecs: &Iovecs,
@@ -189,9 +219,7 @@ impl Worker for Store {
             Op::Discard => self.discard(request),
         }
     }
-}
 
-impl Store {
     fn steps(
         &self,
         request: &Request,

@@ -22,7 +22,6 @@ mod crypt;
 mod disk;
 mod luks1;
 mod luks2;
-mod pool;
 mod xts;
 
 pub use create::{Draft, PAYLOAD};

@@ -7,6 +7,7 @@ mod config;
 pub mod holders;
 pub mod keys;
 pub mod lockspace;
+pub mod now;
 pub mod sanlock;
 
 pub use config::{Config, DiskLock, Driver, Guard, LockPlan, Place};

@@ -314,11 +314,19 @@ fn plan_shows_the_commands_and_who_would_do_them() {
          ip tuntap add dev vsc0 mode tap vnet_hdr multi_queue\n  \
          ip link set dev vsc0 address fe:76:73:63:XX:XX mtu 4000\n  \
          ip link set dev vsc0 master br0 up\n  \
+         by hand: sudo sh -c 'ip tuntap add dev vsc0 mode tap vnet_hdr multi_queue user 0 && \
+         n=$(cat /sys/class/net/vsc0/ifindex) && ip link set dev vsc0 address \
+         fe:76:73:63:$(printf %02x:%02x $((n >> 8 & 255)) $((n & 255))) mtu 4000 && \
+         ip link set dev vsc0 master br0 up'\n  \
          done by {}\n\
          nets[2]: a tap in br1, which stands for\n  \
          ip tuntap add dev vsc0 mode tap vnet_hdr\n  \
          ip link set dev vsc0 address fe:76:73:63:XX:XX mtu 1500\n  \
          ip link set dev vsc0 master br1 up\n  \
+         by hand: sudo sh -c 'ip tuntap add dev vsc0 mode tap vnet_hdr user 0 && \
+         n=$(cat /sys/class/net/vsc0/ifindex) && ip link set dev vsc0 address \
+         fe:76:73:63:$(printf %02x:%02x $((n >> 8 & 255)) $((n & 255))) mtu 1500 && \
+         ip link set dev vsc0 master br1 up'\n  \
          not as things are: user 0 may not have a tap in br1: /etc/vsc/helper.conf:2 denies it\n  \
          without any rights: `nets: [{{type: user}}]`\n",
         host.helper().display()
@@ -334,6 +342,53 @@ fn plan_shows_the_commands_and_who_would_do_them() {
     let master = fs::read_link("/sys/class/net/vsc0/brport/bridge").unwrap();
     assert_eq!(master.file_name().unwrap(), "br0");
     assert_eq!(taps(), ["vsc0"]);
+    // And so is the line for people, as it stands.
+    host.shell("ip link delete dev vsc0");
+    let line = answer["cards"][0]["sudo"].as_str().unwrap();
+    host.shell(line.strip_prefix("sudo ").unwrap());
+    let number: u32 = said("vsc0", "ifindex").parse().unwrap();
+    let address = format!("fe:76:73:63:{:02x}:{:02x}", number >> 8 & 255, number & 255);
+    assert_eq!(said("vsc0", "address"), address);
+    assert_eq!(said("vsc0", "mtu"), "4000");
+    assert_eq!(said("vsc0", "operstate"), "down", "nobody has it open");
+    let master = fs::read_link("/sys/class/net/vsc0/brport/bridge").unwrap();
+    assert_eq!(master.file_name().unwrap(), "br0");
+}
+
+#[test]
+fn the_action_for_polkit_is_one_by_its_own_document_type() {
+    // Of the package polkitd.
+    let dtd = Path::new("/usr/share/polkit-1/policyconfig-1.dtd");
+    let xmllint = Command::new("xmllint").arg("--version").output();
+    if !dtd.exists() || xmllint.is_err() {
+        return skip("no xmllint, or no document type of polkit");
+    }
+    let dir = TempDir::new("helper-polkit");
+    let odd = "/opt/a&b <c>/vsc-helper";
+    let output = run(common::vsc().args(["net", "polkit", "--helper", odd]));
+    expect_code(&output, 0);
+    let policy = text(&output.stdout);
+    assert!(policy.contains("`$(command_line)`"), "{policy}");
+    assert!(
+        policy.contains("ip link set dev vsc0 master BRIDGE up"),
+        "{policy}"
+    );
+    let file = dir.write("p.policy", &policy);
+    let lint = |words: &[&str]| {
+        let mut command = Command::new("xmllint");
+        let output = run(command.args(["--nonet"]).args(words).arg(&file));
+        expect_code(&output, 0);
+        text(&output.stdout)
+    };
+    lint(&["--noout", "--dtdvalid", dtd.to_str().unwrap()]);
+    let path = "string(//annotate[@key='org.freedesktop.policykit.exec.path'])";
+    assert_eq!(lint(&["--xpath", path]).trim_end(), odd);
+    for allow in ["allow_any", "allow_inactive", "allow_active"] {
+        assert_eq!(
+            lint(&["--xpath", &format!("string(//{allow})")]).trim_end(),
+            "auth_admin"
+        );
+    }
 }
 
 /// What another user's process does: asks, tells, and keeps what it got until it is killed.

@@ -318,6 +318,7 @@ fn plan_answers_programs_in_the_form_that_is_promised() {
             "devices",
             "differences",
             "domain",
+            "held",
             "host",
             "images",
             "locks",

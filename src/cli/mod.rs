@@ -30,6 +30,7 @@ mod import;
 mod info;
 mod locks;
 mod machines;
+mod made;
 mod net;
 mod payload;
 mod plan;
@@ -65,29 +66,33 @@ struct Cli {
     verb: Option<Verb>,
 }
 
+/// Where `--help` shows the options of [`Common`].
+const EVERY_VERB: &str = "Options of every verb";
+
 /// Options that every verb takes.
 #[derive(Debug, Args)]
 struct Common {
     /// Machine-readable output.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_VERB)]
     json: bool,
     /// Reads the host's facts below this directory instead of /.
     #[arg(
         long,
         value_name = "DIR",
         global = true,
+        help_heading = EVERY_VERB,
         default_value = "/",
         hide_default_value = true
     )]
     host_root: PathBuf,
     /// The settings for all machines, instead of a virtscenario.yaml where virt-scenario looks for it; `none`: none.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = EVERY_VERB)]
     settings: Option<PathBuf>,
     /// Says less.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERY_VERB)]
     quiet: bool,
     /// Says more: the guest's console on standard error.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERY_VERB)]
     verbose: bool,
 }
 
@@ -456,6 +461,44 @@ mod tests {
                 .all(|verb| verb.get_all_aliases().next().is_none())
         );
         assert!(LATER.iter().all(|later| !VERBS.contains(later)));
+    }
+
+    /// Each command with those below it, by its words.
+    fn each(command: &clap::Command, above: &str, look: &mut impl FnMut(&str, &clap::Command)) {
+        let name = format!("{above} {}", command.get_name());
+        look(name.trim(), command);
+        for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            each(below, &name, look);
+        }
+    }
+
+    #[test]
+    fn help_keeps_the_options_of_every_verb_apart() {
+        let mut command = Cli::command();
+        command.build();
+        let mut seen = 0;
+        each(&command, "", &mut |name, command| {
+            let help = command.clone().render_help().to_string();
+            let heading = format!("\n{EVERY_VERB}:\n");
+            let (before, after) = help.split_once(&heading).expect(name);
+            let ours = [
+                "--json",
+                "--host-root",
+                "--settings",
+                "--quiet",
+                "--verbose",
+            ];
+            let lists = |text: &str, option: &str| {
+                let mut lines = text.lines().map(str::trim_start);
+                lines.any(|line| line.starts_with('-') && line.contains(option))
+            };
+            for option in ours {
+                assert!(lists(after, option) && !lists(before, option), "{help}");
+            }
+            assert!(!lists(after, "--help"), "{help}");
+            seen += 1;
+        });
+        assert!(seen > 40, "{seen}");
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vsc::net::policy::{self, Names, Who};
-use vsc::net::{commands, is_interface_name, tap};
+use vsc::net::{ACTION, commands, is_interface_name, polkit_policy, sudo_line, tap};
 
 use super::Common;
 use super::export::describe;
 use super::run::{KeyArgs, Source};
 use crate::say;
+use vsc::diag::shown;
 
 /// Arguments of `net`.
 #[derive(Debug, Args)]
@@ -25,6 +26,17 @@ pub(super) struct NetArgs {
 enum What {
     /// Shows the commands that a scenario's bridges stand for, and whether vsc-helper may do them.
     Plan(PlanArgs),
+    /// Prints the action for polkit that lets pkexec start vsc-helper after a question: install it as
+    /// /usr/share/polkit-1/actions/io.github.vsc.helper.policy. None is installed by itself.
+    Polkit(PolkitArgs),
+}
+
+/// Arguments of `net polkit`.
+#[derive(Debug, Args)]
+struct PolkitArgs {
+    /// Where vsc-helper is installed (default: the one that is found).
+    #[arg(long, value_name = "FILE")]
+    helper: Option<PathBuf>,
 }
 
 /// Arguments of `net plan`.
@@ -44,8 +56,10 @@ struct Card {
     key: String,
     bridge: String,
     queues: u16,
-    /// What root would do by hand.
+    /// What it stands for.
     commands: Vec<String>,
+    /// The same as one line for a person to type, with a tap that this user may open.
+    sudo: String,
     /// Why it is not to be had as things are; null where it is.
     obstacle: Option<String>,
 }
@@ -59,7 +73,10 @@ struct Answer {
 }
 
 pub(super) fn run(args: &NetArgs, common: &Common) -> u8 {
-    let What::Plan(args) = &args.what;
+    let args = match &args.what {
+        What::Plan(args) => args,
+        What::Polkit(args) => return polkit(args, common),
+    };
     let mut layers = args.keys.layers();
     layers.extend(args.keys.overrides());
     let source = Source {
@@ -74,6 +91,7 @@ pub(super) fn run(args: &NetArgs, common: &Common) -> u8 {
         .domain
         .get("nets")
         .and_then(|nets| nets.as_array());
+    let user = rustix::process::getuid().as_raw();
     let mut cards = Vec::new();
     for (index, net) in nets.into_iter().flatten().enumerate() {
         if net["type"] != "bridge" {
@@ -82,10 +100,12 @@ pub(super) fn run(args: &NetArgs, common: &Common) -> u8 {
         let bridge = net["source"].as_str().unwrap_or_default().to_owned();
         let queues = net["queues"].as_u64().unwrap_or(1);
         let queues = u16::try_from(queues).unwrap_or(u16::MAX);
+        let mtu = mtu(&bridge, common);
         let dev = net["target"].as_str().unwrap_or("vsc0");
         cards.push(Card {
             key: format!("nets[{index}]"),
-            commands: commands(dev, &bridge, queues, mtu(&bridge, common)),
+            commands: commands(dev, &bridge, queues, mtu),
+            sudo: sudo_line(dev, &bridge, queues, mtu, user),
             obstacle: obstacle(&bridge, queues, helper.is_err(), common),
             bridge,
             queues,
@@ -104,6 +124,30 @@ pub(super) fn run(args: &NetArgs, common: &Common) -> u8 {
     0
 }
 
+/// The action for polkit.
+fn polkit(args: &PolkitArgs, common: &Common) -> u8 {
+    let found = args.helper.clone().map_or_else(tap::find, Ok);
+    let helper = match found {
+        Ok(helper) => std::path::absolute(&helper).unwrap_or(helper),
+        Err(_) => {
+            say::err("vsc-helper is not installed: --helper FILE says where it will be");
+            return crate::FAILED;
+        }
+    };
+    let Some(text) = polkit_policy(&helper) else {
+        say::err("--helper: a path that XML cannot hold");
+        return crate::FAILED;
+    };
+    if common.json {
+        let file = format!("/usr/share/polkit-1/actions/{ACTION}.policy");
+        let answer = serde_json::json!({ "file": file, "helper": helper, "text": text });
+        say::out(&format!("{answer:#}\n"));
+    } else {
+        say::out(&text);
+    }
+    0
+}
+
 fn link(bridge: &str, common: &Common) -> PathBuf {
     common.host_root.join("sys/class/net").join(bridge)
 }
@@ -116,7 +160,9 @@ fn mtu(bridge: &str, common: &Common) -> Option<u32> {
 /// Why vsc-helper would not do it, as far as this user may see.
 fn obstacle(bridge: &str, queues: u16, no_helper: bool, common: &Common) -> Option<String> {
     if !is_interface_name(bridge) {
-        return Some(format!("{bridge:?} cannot be the name of a bridge"));
+        return Some(format!(
+            "vsc-helper takes no bridge of such a name: {bridge:?}"
+        ));
     }
     if queues > vsc::net::QUEUES_OF_A_REQUEST {
         let most = vsc::net::QUEUES_OF_A_REQUEST;
@@ -155,6 +201,7 @@ fn told(answer: &Answer) -> String {
         for command in &card.commands {
             out += &format!("  {command}\n");
         }
+        out += &format!("  by hand: {}\n", shown(&card.sudo));
         match (&card.obstacle, &answer.helper) {
             (Some(why), _) => {
                 out += &format!("  not as things are: {why}\n");

@@ -14,6 +14,7 @@
 //! | `devices` | the machine's devices: `key`, `guest`, `host`, `monitor` (whether the monitor of this build has it) |
 //! | `host` | `changes`: `what`, `path`, `old` (`null`: no such knob), `new`, `origin`, `skipped` (why; `null`: it is not), `note` (what else is to be known), `act` (what does it; `null` where it cannot be done), `required` (without it there is no run); `skipped_all`: why none is made |
 //! | `locks` | how the monitor locks the images (`null`: it does not run it): `driver`, `config` (directories of lockspaces), `disks`: `disk`, `image`, `access`, `bytes` of the image, `besides`: byte 0 of the image or a file of a lockspace, `alone` (a write lock there) |
+//! | `held` | images that others have at this moment; nothing is locked to find out: `disk`, `image` (or the file of a lockspace), `by`, `pid` (`null`: not seen here), `access` (of theirs), `refused` (a run now would be), `why` |
 //! | `sandbox` | the confinement of the run (`null`: the monitor does not run it): `enabled`; `system_calls`: `thread`, `allowed` (how many); `seccomp`, `landlock` (ABI version, 0 for none): of this host (`null`: a directory stands for it); `paths`: `path`, `access`; `capabilities` that may be left; `limits`: `heap_more` (bytes), `files_more`, `core` |
 //! | `images` | images that the first run makes: `disk`, `path`, `size` (bytes), `format` |
 //! | `xml_changes` | what `xml` and `--xml-set` change of the domain XML: `path`, `old`, `new` (`null`: nothing) |
@@ -37,6 +38,7 @@ use vsc::compile::{
 };
 use vsc::diag::{Origin, Record, Severity, shown};
 use vsc::domain::Domain;
+use vsc::locks::now::{self, HeldNow};
 use vsc::locks::{LockPlan, Place};
 use vsc::scenario::keys::{self, Kind};
 use vsc::scenario::presets::{FEATURES, PRESETS};
@@ -86,6 +88,7 @@ struct Answer<'a> {
     devices: Vec<Device>,
     host: &'a HostPlan,
     locks: Option<&'a LockPlan>,
+    held: Vec<HeldNow>,
     /// How the monitor's process is confined; none where it does not run the machine.
     sandbox: Option<Confinement>,
     images: &'a [Making],
@@ -150,7 +153,11 @@ pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
         Some(None) => return crate::FAILED,
     };
     let live = common.host_root == std::path::Path::new("/");
-    let answer = Answer::of(&description, xml_changes, live);
+    let mut answer = Answer::of(&description, xml_changes, live);
+    if let Ok((resources, run)) = &description.monitor {
+        let proc = common.host_root.join("proc");
+        answer.held = now::held(&proc, &run.locks, &resources.disks);
+    }
     if common.json {
         say::out(&(serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"));
     } else {
@@ -267,6 +274,22 @@ fn lock_table(locks: &LockPlan) -> String {
     table(&["DISK", "ACCESS", "LOCKED"], &rows)
 }
 
+/// Who has images now.
+fn held_now(held: &[HeldNow]) -> String {
+    let line = |held: &HeldNow| {
+        let HeldNow {
+            disk, image, by, ..
+        } = held;
+        let then = match held.refused {
+            true => "the run would be refused now",
+            false => "a run goes with that",
+        };
+        let line = format!("{disk}: {} is held by {by}: {then}", image.display());
+        shown(&line) + "\n"
+    };
+    held.iter().map(line).collect()
+}
+
 impl<'a> Answer<'a> {
     fn of(description: &'a Description, xml_changes: Vec<Changed>, live: bool) -> Self {
         let Description {
@@ -302,6 +325,7 @@ impl<'a> Answer<'a> {
             devices: domain_devices(domain).into_iter().map(device).collect(),
             host,
             locks: monitor.as_ref().ok().map(|(_, run)| &run.locks),
+            held: Vec::new(),
             sandbox: monitor
                 .as_ref()
                 .ok()
@@ -359,7 +383,7 @@ impl<'a> Answer<'a> {
             section("Host", host_changes(self.host));
         }
         if let Some(locks) = self.locks.filter(|locks| !locks.disks.is_empty()) {
-            section("Locks", lock_table(locks));
+            section("Locks", lock_table(locks) + &held_now(&self.held));
         }
         if !self.images.is_empty() {
             section("Images that the first run makes", self.images());

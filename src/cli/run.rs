@@ -19,6 +19,7 @@ use vsc_vmm::resources::Payload;
 use super::Common;
 use super::export::{describe_parsed, domain_xml};
 use super::machines::{self, StoreArgs};
+use super::made;
 use super::payload::{is_initrd, kernel_cache};
 use super::tuned;
 use crate::run::ending::{Ending, OUR_ERROR};
@@ -293,6 +294,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
                 started,
                 ready: None,
                 errands: result::errands(args.result.as_deref()),
+                made: None,
             };
             launch.run(plan, common, parent)
         }
@@ -379,6 +381,8 @@ pub(super) struct Launch<'a> {
     pub(super) ready: Option<Ready>,
     /// What is written after its end.
     pub(super) errands: Errands<'a>,
+    /// Hears of each image that is made for it.
+    pub(super) made: Option<made::Note<'a>>,
 }
 
 impl Launch<'_> {
@@ -401,12 +405,6 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         Ok(secrets) => secrets,
         Err(why) => return Summary::failed(why),
     };
-    if let Err(code) = super::disk::make_all(std::mem::take(&mut plan.images), common) {
-        let message = "a disk image could not be made".to_owned();
-        let mut summary = Summary::failed(message);
-        summary.code = code;
-        return summary;
-    }
     if let Payload::Kernel(kernel) = &mut plan.resources.payload {
         kernel.cache = kernel_cache();
     }
@@ -483,9 +481,16 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
             Err(why) => return failed(why),
         };
     // Given up after the machine has closed its images.
-    let locks = match plan.run.locks.take() {
-        Ok(locks) => locks,
-        Err(e) => return failed(run::chain(&e)),
+    let images = std::mem::take(&mut plan.images);
+    let disks = &job.resources.disks;
+    let (locks, made) = match made::make(images, &plan.run.locks, disks, how.made, common) {
+        Ok(both) => both,
+        Err(made::Failure::Told(why)) => return failed(why),
+        Err(made::Failure::Code(code)) => {
+            let mut summary = Summary::failed("a disk image could not be made".to_owned());
+            summary.code = code;
+            return summary;
+        }
     };
     // Before this process is in a group that is to go, or may do less than now.
     let limits = plan.run.cgroup.as_ref();
@@ -521,6 +526,9 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
     }
     let mut summary = run::run(job, parent);
     summary.host.clone_from(&tuned.told);
+    if summary.has_run() {
+        made.keep();
+    }
     drop(registration);
     super::released::locks(locks, &mut outside);
     summary.outside = outside;

@@ -179,9 +179,36 @@ impl LockPlan {
     /// [`LockspaceError`]; what was taken until then is given up.
     pub fn take(&self) -> Result<Guard, LockspaceError> {
         let mut guard = Guard::default();
+        self.add(&mut guard, |_, _| true)?;
+        Ok(guard)
+    }
+
+    /// Those of them that need no image of `new`, which are not made yet: [`Self::take_rest`] takes the others.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_before(&self, new: &[PathBuf]) -> Result<Guard, LockspaceError> {
+        let mut guard = Guard::default();
+        self.add(&mut guard, |image, place| !is_late(new, image, place))?;
+        Ok(guard)
+    }
+
+    /// Those on images that have been made since.
+    ///
+    /// # Errors
+    /// As [`Self::take`]; what `guard` had, stays.
+    pub fn take_rest(&self, new: &[PathBuf], guard: &mut Guard) -> Result<(), LockspaceError> {
+        self.add(guard, |image, place| is_late(new, image, place))
+    }
+
+    fn add(
+        &self,
+        guard: &mut Guard,
+        which: impl Fn(&Path, &Place) -> bool,
+    ) -> Result<(), LockspaceError> {
         let mut agreed: Vec<&Path> = Vec::new();
         for disk in &self.disks {
-            for place in &disk.besides {
+            for place in disk.besides.iter().filter(|p| which(&disk.image, p)) {
                 guard.0.push(match place {
                     Place::Image => lockspace::take_image(&disk.image, disk.alone)?,
                     Place::Lockspace { directory, name } => {
@@ -194,6 +221,11 @@ impl LockPlan {
                 });
             }
         }
-        Ok(guard)
+        Ok(())
     }
+}
+
+/// A lock on a file that is not there yet.
+fn is_late(new: &[PathBuf], image: &Path, place: &Place) -> bool {
+    *place == Place::Image && new.iter().any(|path| path == image)
 }

@@ -63,7 +63,7 @@ pub enum Part {
 impl Lock {
     /// The line of /proc/locks or `lock:` of fdinfo, without the number before it (proc_locks(5)):
     /// `OFDLCK ADVISORY  READ -1 fd:00:42 100 101`, with the inode's number.
-    fn parse(line: &str) -> Option<(Self, u64)> {
+    pub(super) fn parse(line: &str) -> Option<(Self, u64)> {
         let mut words = line.split_ascii_whitespace();
         let kind = match words.next()? {
             "OFDLCK" => Kind::Ofd,
@@ -248,6 +248,14 @@ impl Wanted {
         let device = meta.file_type().is_block_device() && self.number == Some(meta.rdev());
         same || device
     }
+}
+
+/// Whether anybody has a lock on `file`, us included: one file is looked at, no process.
+pub(super) fn is_locked(proc: &Path, file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|meta| {
+        let inode = meta.ino();
+        table(proc).iter().any(|(_, of)| *of == inode)
+    })
 }
 
 /// Everybody who has a lock on `file`, by `proc`, where procfs is mounted. Our own process is among them.

@@ -148,6 +148,11 @@ impl Summary {
         }
     }
 
+    /// Whether there was a machine.
+    pub(crate) fn has_run(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// The guest's last lines on its console.
     pub(crate) fn console_tail(&self) -> &[String] {
         self.report.as_ref().map_or(&[], |r| &r.console_tail)

@@ -146,8 +146,10 @@ pub fn neither(text: &str) -> Diagnostics {
     let span = Span::new(source, 0, text.len());
     let mut d = Diagnostic::error("E-UNKNOWN-KEY", span, message)
         .why("No preset and no feature set has this name either");
+    // Groups of keys first: between `host` and `hosts`, and before the feature set `host_fs`, a typo means the group.
+    let keys = spellings(KEYS);
     let sets = PRESETS.iter().chain(FEATURES).map(|p| p.name);
-    if let Some(near) = nearest(text, sets) {
+    if let Some(near) = nearest(text, keys.chain(sets)) {
         d.label = format!("did you mean `{near}`?");
     } else if let Some(advice) = walk(text).err().map(|unknown| unknown.diagnostic(span)) {
         d.label = advice.label;
@@ -312,9 +314,7 @@ impl Unknown {
         if keys.is_empty() {
             return d.help("No keys are below it");
         }
-        let spellings = keys
-            .iter()
-            .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()));
+        let spellings = spellings(keys);
         let advice = FOREIGN.iter().find(|(name, _)| *name == word);
         if let Some((_, advice)) = advice {
             return d.help(format!("Instead, {advice}"));
@@ -329,6 +329,12 @@ impl Unknown {
         }
         d.help(listed(keys))
     }
+}
+
+/// Every word that names one of `keys`.
+fn spellings(keys: &'static [Key]) -> impl Iterator<Item = &'static str> {
+    keys.iter()
+        .flat_map(|k| [k.name].into_iter().chain(k.aliases.iter().copied()))
 }
 
 /// The key anywhere in the table whose own name is nearest to `word`.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,14 +11,12 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 use vsc::SettingsFrom;
-use vsc::compile::Making;
 use vsc::facts::Variables;
 use vsc::libvirt::{Existing, Virsh, identified, is_active, uuid_of};
 use vsc::scenario::{Input, Layer, Override, Parsed};
 use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, StoreError, now};
 
 use super::super::Common;
-use super::super::disk::make_all;
 use super::super::export::describe_parsed;
 use super::super::run::{Launch, compile_to_run, or_report, report, tell};
 use super::luggage::{LuggageError, give_secrets, make_images};
@@ -149,10 +148,6 @@ fn run(
         ));
         return Ok(errors());
     };
-    let mut state = held.entry.state.clone();
-    if let Some(failed) = make(&held, &mut state, std::mem::take(&mut plan.images), common)? {
-        return Ok(failed);
-    }
     if args.detached {
         let (path, log) = held.new_log()?;
         detach::redirect(&log).map_err(|error| StoreError::System {
@@ -161,20 +156,24 @@ fn run(
             error,
         })?;
     }
-    state = State {
+    let state = RefCell::new(State {
         process: Process::current(),
         began: Some(now()),
         handed_to: None,
         ended: None,
-        ..state
-    };
-    held.write_state(&state)?;
-    let before = state.clone();
+        ..held.entry.state.clone()
+    });
+    held.write_state(&state.borrow())?;
     let mut errands = result::errands(args.result.as_deref());
     errands.add(Errand::State, |text| {
-        let state = at_its_end(&before, text)?;
+        let state = at_its_end(&state.borrow(), text)?;
         held.write_state(&state).map_err(|e| e.to_string())
     });
+    // What is made for this VM goes with it.
+    let note = |path: &Path| {
+        state.borrow_mut().created_disks.push(path.to_owned());
+        held.write_state(&state.borrow()).map_err(|e| e.to_string())
+    };
     let launch = Launch {
         image: false,
         command: &[],
@@ -182,8 +181,8 @@ fn run(
         started,
         ready,
         errands,
+        made: Some(&note),
     };
-    let mut plan = plan;
     let said = plan
         .settings()
         .iter()
@@ -192,30 +191,14 @@ fn run(
         plan.resources.limits.stop_grace = STOP_GRACE;
     }
     let mut summary = launch.run(plan, common, parent);
+    let mut state = state.into_inner();
+    let before = &held.entry.state.created_disks;
+    // No machine came of it, and they are gone again.
+    state
+        .created_disks
+        .retain(|path| before.contains(path) || path.symlink_metadata().is_ok());
     write_end(&held, state, &mut summary);
     Ok(summary)
-}
-
-/// Makes the images that are not there yet, and notes that they were made for this VM. What comes back is a failure.
-fn make(
-    held: &Held,
-    state: &mut State,
-    images: Vec<Making>,
-    common: &Common,
-) -> Result<Option<Summary>, StoreError> {
-    for image in images {
-        let path = image.path.clone();
-        if let Err(code) = make_all(vec![image], common) {
-            let mut summary = Summary::failed("an image cannot be made".into());
-            summary.code = code;
-            return Ok(Some(summary));
-        }
-        state
-            .created_disks
-            .push(std::path::absolute(&path).unwrap_or(path));
-        held.write_state(state)?;
-    }
-    Ok(None)
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::{Around, Cx, ident};
+use crate::diag::quoted;
+use crate::net::can_be_interface;
 
 impl Cx<'_> {
     pub(super) fn nets(&mut self, around: &Around<'_>) {
@@ -55,6 +57,20 @@ impl Cx<'_> {
                     );
                 }
                 _ => {}
+            }
+            for key in ["source", "target"] {
+                let is_interface = key == "target" || matches!(kind.as_str(), "bridge" | "direct");
+                let name = net.get(key).and_then(Value::as_str);
+                let Some(name) = name.filter(|n| is_interface && !can_be_interface(n)) else {
+                    continue;
+                };
+                let message = format!("No interface of a host can be called {}", quoted(name));
+                let d = self.error("E-NET-NAME", &format!("{here}.{key}"), message);
+                d.why = Some(format!(
+                    "It has {} bytes; the kernel takes 1 to 15, none of them `/` or `:`",
+                    name.len()
+                ));
+                d.help = Some("`ip link show` lists the interfaces of this host".into());
             }
             if kind == "user" && net.contains_key("mtu") {
                 let message = "User-mode networking has no MTU to set".to_owned();

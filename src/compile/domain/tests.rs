@@ -225,6 +225,9 @@ fn networks_screens_and_shares() {
     check(&host(), &[
         ("net: {type: bridge}\n", "E-REQUIRED", "{", "", "net: {type: bridge, source: br0}\n"),
         ("net: {type: direct}\n", "E-REQUIRED", "{", "", "net: {type: direct, source: eth0}\n"),
+        ("net: {type: bridge, source: sixteen-letters-}\n", "E-NET-NAME", "sixteen-letters-", "", "net: {type: bridge, source: fifteen-letters}\n"),
+        ("net: {type: direct, source: \"a:b\"}\n", "E-NET-NAME", "\"a:b\"", "", "net: {type: direct, source: a+b}\n"),
+        ("net: {target: \"a:b\"}\n", "E-NET-NAME", "\"a:b\"", "", "net: {target: ab}\n"),
         ("net: {type: user, source: lan}\n", "E-CONFLICT", "lan", "user", "net: {type: network, source: lan}\n"),
         ("net: {type: user, mtu: 1500}\n", "E-CONFLICT", "1500", "user", "net: {type: network, mtu: 1500}\n"),
         ("net: {mac: \"01:00:5e:00:00:01\"}\n", "E-NET-MAC", "\"01:00:5e:00:00:01\"", "", "net: {mac: \"02:00:5e:00:00:01\"}\n"),

@@ -135,6 +135,21 @@ fn a_place_is_not_the_beginning_of_another() {
 }
 
 #[test]
+fn a_group_of_keys_is_suggested_before_what_is_further_away() {
+    for (text, wanted) in [
+        ("hots", "did you mean `host`?"),
+        ("hosst", "did you mean `host`?"),
+        ("limts", "did you mean `limits`?"),
+        ("computatoin", "did you mean `computation`?"),
+        ("hostfs_", "did you mean `host_fs`?"),
+        ("hugepage", "did you mean `memory.hugepages`?"),
+    ] {
+        let message = neither(text).render(false);
+        assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[test]
 fn what_was_probably_meant_is_said() {
     for (text, wanted) in [
         ("memroy", "did you mean `memory`?"),

@@ -8,6 +8,8 @@
 mod common;
 #[path = "common/inside.rs"]
 mod inside;
+#[path = "deaths/random.rs"]
+mod random;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,24 +21,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use common::process::{PATIENCE, alive, kill, soon, time_to_end};
 use common::{TempDir, expect_code, have_kvm, kernel, run, text, vsc};
 
 /// Whether this is the process inside; if not, runs this test there, once more.
 fn inside(test: &str) -> bool {
     let probe = "mount -t tmpfs t /run; test -w /dev/kvm";
     have_kvm() && inside::inside(test, "-nmpif --mount-proc", probe)
-}
-
-/// xorshift64*: Marsaglia, Vigna.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
-    }
 }
 
 /// Places where something might be left, all of this test alone.
@@ -104,17 +95,12 @@ impl World {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         lines("process", processes().join("\n"));
         // Locks of open files are of no namespace: those of our files.
-        let inodes = inodes(&self.dir.path(""));
+        let ours = locked_as(&self.dir.path(""));
         let locks = read("/proc/locks");
         let locks = locks.lines().filter_map(|line| {
-            let (_, rest) = line.split_once(": ")?;
-            let inode = rest
-                .split([' ', ':'])
-                .filter_map(|field| field.parse().ok());
-            inode
-                .into_iter()
-                .any(|n: u64| inodes.contains(&n))
-                .then_some(rest)
+            let (_, lock) = line.split_once(": ")?;
+            let mut words = lock.split_ascii_whitespace();
+            words.any(|word| ours.contains(word)).then_some(lock)
         });
         lines("lock", locks.collect::<Vec<_>>().join("\n"));
         let links = read("/proc/net/dev");
@@ -171,12 +157,11 @@ fn processes() -> Vec<String> {
     let entries = fs::read_dir("/proc").unwrap();
     let pids = entries.filter_map(|e| e.unwrap().file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| !ours.contains(pid))
-        .filter_map(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let dead = stat.rsplit_once(')')?.1.starts_with(" Z");
+        .filter(|pid| alive(*pid))
+        .map(|pid| {
             let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words = text(&words).replace('\0', " ");
-            (!dead).then(|| format!("{pid} {words}"))
+            format!("{pid} {words}")
         })
         .collect()
 }
@@ -193,6 +178,26 @@ fn cgroups(dir: &Path, depth: u32) -> Vec<PathBuf> {
         }
     }
     all
+}
+
+/// What is below a directory, by the names that it has in /proc/locks: MAJOR:MINOR:INODE, of the device that is
+/// mounted there (stat tells another one where files are of several).
+fn locked_as(dir: &Path) -> BTreeSet<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // proc_pid_mountinfo(5): the third word is the device, the fifth the place.
+    let mounts = mounts.lines().filter_map(|line| {
+        let words: Vec<_> = line.split(' ').collect();
+        let (major, minor) = words[2].split_once(':')?;
+        let device: (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+        dir.starts_with(words[4])
+            .then_some((words[4].len(), device))
+    });
+    // Of several at one place the last is on top.
+    let (_, (major, minor)) = mounts.max_by_key(|(length, _)| *length).unwrap();
+    let inodes = inodes(dir).into_iter();
+    inodes
+        .map(|inode| format!("{major:02x}:{minor:02x}:{inode}"))
+        .collect()
 }
 
 fn inodes(dir: &Path) -> BTreeSet<u64> {
@@ -246,175 +251,14 @@ fn files(dir: &Path) -> Vec<String> {
     all
 }
 
-/// A way to run, and how long it takes if nobody ends it, about.
-struct Flavour {
-    name: &'static str,
-    words: &'static [&'static str],
-    longest: Duration,
-    /// Files that it may make for good, whole: their size.
-    makes: &'static [(&'static str, u64)],
-}
-
-const fn flavour(name: &'static str, words: &'static [&'static str], millis: u64) -> Flavour {
-    Flavour {
-        name,
-        words,
-        longest: Duration::from_millis(millis),
-        makes: &[],
-    }
-}
-
 /// A knob of the tree that stands in for the host.
 const KNOB: &str = "sys/kernel/mm/transparent_hugepage/enabled";
 
 const SPIN: &str = "guest.parameters=test=none hello spin";
 
-const FLAVOURS: &[Flavour] = &[
-    flavour(
-        "tuned",
-        &[
-            "--host-root",
-            "../host",
-            "-o",
-            "host.thp=always",
-            "-o",
-            SPIN,
-        ],
-        60,
-    ),
-    flavour(
-        "tuned-control",
-        &[
-            "--host-root",
-            "../host",
-            "-o",
-            "host.thp=never",
-            "--control",
-            "-o",
-            SPIN,
-        ],
-        80,
-    ),
-    flavour("short", &["-o", "guest.parameters=test=none"], 30),
-    flavour("self-test", &[], 60),
-    flavour("spinning", &["-o", SPIN], 60),
-    flavour("panicking", &["-o", "guest.parameters=panic"], 40),
-    flavour(
-        "restarting",
-        &[
-            "-o",
-            "guest.parameters=reboot",
-            "-o",
-            "on_reboot=restart",
-            "-o",
-            "events.max_restarts=20",
-        ],
-        120,
-    ),
-    flavour(
-        "disks",
-        &[
-            "-o",
-            "disks.0.path=a.img",
-            "-o",
-            "disks.0.read_only=true",
-            "-o",
-            "disks.1.path=b.img",
-            "-o",
-            SPIN,
-        ],
-        60,
-    ),
-    Flavour {
-        makes: &[("made.img", 4 << 20)],
-        ..flavour(
-            "made",
-            &["-o", "disk.path=made.img", "-o", "disk.size=4M", "-o", SPIN],
-            60,
-        )
-    },
-    flavour("control", &["--control", "-o", SPIN], 60),
-    flavour(
-        "serial",
-        &["-o", "serials.0.to=unix:serial.socket", "-o", SPIN],
-        60,
-    ),
-    flavour(
-        "everything",
-        &[
-            "--control",
-            "-o",
-            "serials.0.to=unix:serial.socket",
-            "-o",
-            "disk.path=a.img",
-            "-o",
-            "disks.0.read_only=true",
-            "-o",
-            "rng=true",
-            "-o",
-            "consoles.0.name=c",
-            "-o",
-            "consoles.0.tty=unix:port.socket",
-            "-o",
-            "cpus=3",
-            "-o",
-            SPIN,
-        ],
-        80,
-    ),
-];
-
-/// What a run with a Linux takes, on a busy host.
-const LINUX: Flavour = flavour(
-    "linux",
-    &["-o", "limits.stop_grace=100ms", "--", "sleep", "100"],
-    1200,
-);
-
-#[derive(Debug, Clone, Copy)]
-enum Killer {
-    Signal(i32),
-    /// First this one, a moment later SIGKILL.
-    Both(i32),
-    /// SIGKILL to the shell that started it.
-    Parent,
-}
-
-const KILLERS: [Killer; 8] = [
-    Killer::Signal(libc::SIGKILL),
-    Killer::Signal(libc::SIGKILL),
-    Killer::Signal(libc::SIGTERM),
-    Killer::Signal(libc::SIGINT),
-    Killer::Signal(libc::SIGHUP),
-    Killer::Both(libc::SIGTERM),
-    Killer::Both(libc::SIGHUP),
-    Killer::Parent,
-];
-
-fn kill(pid: u32, signal: i32) {
-    // SAFETY: a plain system call on a process of this test, which has not been waited for.
-    unsafe { libc::kill(pid as i32, signal) };
-}
-
-/// Waits for a child that must end now.
-fn ended(child: &mut Child, what: &str) -> ExitStatus {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: it lives on; {:?}",
-            processes()
-        );
-        std::thread::sleep(Duration::from_micros(200));
-    }
-}
-
-/// Waits until nobody is there but who was before; they have seconds, not minutes.
+/// Waits until nobody is there but who was before.
 fn settled(before: &BTreeSet<String>, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let there = processes();
         let new: Vec<_> = there
@@ -429,158 +273,27 @@ fn settled(before: &BTreeSet<String>, what: &str) {
     }
 }
 
+/// What of a picture is the whole machine's: others change it, too.
+const OF_ALL: [&str; 4] = ["memory: ", "cgroup: ", "/sys/", "/proc/sys/"];
+
 #[track_caller]
 fn compare(before: &BTreeSet<String>, world: &World, what: &str) {
-    let after = world.picture();
-    let gone: Vec<_> = before.difference(&after).collect();
-    let new: Vec<_> = after.difference(before).collect();
-    assert!(
-        gone.is_empty() && new.is_empty(),
-        "{what}:\nnew {new:#?}\ngone {gone:#?}"
-    );
-}
-
-/// Waits until a run has a handle on its parent, or has ended.
-fn knows_its_parent(pid: u32, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd"));
-        let mut links = fds
-            .into_iter()
-            .flatten()
-            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-        let knows = links.any(|link| link.to_string_lossy().contains("pidfd"));
-        if knows
-            || !processes()
-                .iter()
-                .any(|p| p.starts_with(&format!("{pid} ")))
-        {
+        let after = world.picture();
+        let changed: Vec<_> = before.symmetric_difference(&after).collect();
+        if changed.is_empty() {
             return;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: it has no handle on its parent"
-        );
-        std::thread::yield_now();
-    }
-}
-
-/// One run and its death.
-fn die(world: &World, flavour: &Flavour, killer: Killer, delay: Duration, what: &str) {
-    let mut command = world.vsc();
-    if flavour.name == LINUX.name {
-        command.arg("--kernel").arg(world.kernel.as_ref().unwrap());
-    }
-    command.args(flavour.words);
-    let (mut child, pid) = match killer {
-        Killer::Parent => {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "\"$@\" >/dev/null 2>&1 & echo $!; wait", "sh"]);
-            shell.arg(command.get_program()).args(command.get_args());
-            shell.current_dir(command.get_current_dir().unwrap());
-            shell.envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
-            let mut shell = shell
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut line = String::new();
-            BufReader::new(shell.stdout.as_mut().unwrap())
-                .read_line(&mut line)
-                .unwrap();
-            let pid = line.trim().parse::<u32>().unwrap();
-            (shell, pid)
+        // What others take, they give back; what we left stays.
+        let of_all = |line: &&String| OF_ALL.iter().any(|of| line.starts_with(of));
+        if !changed.iter().all(of_all) || Instant::now() >= deadline {
+            let gone: Vec<_> = before.difference(&after).collect();
+            let new: Vec<_> = after.difference(before).collect();
+            panic!("{what}:\nnew {new:#?}\ngone {gone:#?}");
         }
-        _ => {
-            let child = command
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let pid = child.id();
-            (child, pid)
-        }
-    };
-    if let Killer::Parent = killer {
-        // A parent that dies before the program's first instruction was never its parent.
-        knows_its_parent(pid, what);
+        std::thread::sleep(Duration::from_millis(10));
     }
-    std::thread::sleep(delay);
-    match killer {
-        Killer::Signal(signal) => kill(pid, signal),
-        Killer::Both(first) => {
-            kill(pid, first);
-            std::thread::sleep(delay / 10);
-            kill(pid, libc::SIGKILL);
-        }
-        Killer::Parent => kill(child.id(), libc::SIGKILL),
-    }
-    let status = ended(&mut child, what);
-    if let Killer::Signal(signal) = killer {
-        // Ours, as a signal's or as a number; or it had ended by itself.
-        let by = status.signal().or(status.code().map(|code| code - 128));
-        let own = status.code().is_some_and(|code| code < 124);
-        assert!(by == Some(signal) || own, "{what}: {status}");
-    }
-}
-
-#[test]
-fn two_hundred_deaths_leave_the_host_as_it_was() {
-    if !inside("two_hundred_deaths_leave_the_host_as_it_was") {
-        return;
-    }
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let seed = number("VSC_DEATHS_SEED").unwrap_or_else(|| {
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        time.unwrap().as_nanos() as u64 | 1
-    });
-    let rounds = number("VSC_DEATHS").unwrap_or(200);
-    let mut dice = Dice(seed);
-    let world = World::new("random");
-    let before = world.picture();
-    let begin = Instant::now();
-    let mut linux = 0;
-    let only = std::env::var("VSC_DEATHS_ONLY").unwrap_or_default();
-    let flavours: Vec<_> = FLAVOURS
-        .iter()
-        .filter(|f| only.is_empty() || only.split(',').any(|o| o == f.name))
-        .collect();
-    for round in 0..rounds {
-        let flavour = match dice.roll(20) {
-            // Each takes its time.
-            0 if world.kernel.is_some() => {
-                linux += 1;
-                &LINUX
-            }
-            _ => flavours[dice.roll(flavours.len())],
-        };
-        let killer = KILLERS[dice.roll(KILLERS.len())];
-        let delay = flavour.longest * dice.roll(1000) as u32 / 1000;
-        let what = format!(
-            "VSC_DEATHS_SEED={seed}, round {round}: {}, {killer:?} after {delay:?}",
-            flavour.name
-        );
-        die(&world, flavour, killer, delay, &what);
-        settled(&before, &what);
-        for (name, size) in flavour.makes {
-            let path = world.dir.path("cwd").join(name);
-            match fs::metadata(&path) {
-                Ok(made) => {
-                    assert_eq!(made.len(), *size, "{what}: {name} is not whole");
-                    fs::remove_file(path).unwrap();
-                }
-                Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::NotFound, "{what}"),
-            }
-        }
-        compare(&before, &world, &what);
-    }
-    let took = begin.elapsed();
-    let _ = writeln!(
-        std::io::stderr(),
-        "{rounds} deaths, {linux} of them with Linux, in {took:.1?}; seed {seed}"
-    );
-    gc_finds_nothing(&world);
-    compare(&before, &world, "gc");
 }
 
 fn gc_finds_nothing(world: &World) {
@@ -603,6 +316,7 @@ fn it_dies_with_its_parent_unless_it_was_told_to_go_on() {
         ("exec setpriv --no-new-privs ", false),
     ] {
         let command = world.vsc();
+        let program = format!("{} -o", command.get_program().display());
         let mut shell = Command::new("sh");
         // A second process stays between us and it, unless it is to take the shell's place.
         let script = format!("sh -c '{how}\"$@\"' sh \"$@\" & echo $!; wait");
@@ -624,10 +338,11 @@ fn it_dies_with_its_parent_unless_it_was_told_to_go_on() {
         assert_eq!(greeting, "vsc guest\n");
         let machine = || {
             let all = processes();
-            let found = all
-                .iter()
-                .find(|p| p.contains("debug/vsc-run -o") && !p.contains("sh -c"));
-            found.and_then(|p| p.split(' ').next()?.parse::<u32>().ok())
+            let found = all.iter().find_map(|p| {
+                p.split_once(' ')
+                    .filter(|(_, words)| words.starts_with(&program))
+            });
+            found.and_then(|(pid, _)| pid.parse::<u32>().ok())
         };
         let pid = machine().unwrap();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -640,24 +355,22 @@ fn it_dies_with_its_parent_unless_it_was_told_to_go_on() {
             .unwrap()
             .parse()
             .unwrap();
-        let begin = Instant::now();
-        kill(parent, libc::SIGKILL);
-        if parent != shell.id() {
-            kill(shell.id(), libc::SIGKILL);
-        }
-        shell.wait().unwrap();
+        let mut end_of_parents = || {
+            kill(parent, libc::SIGKILL);
+            if parent != shell.id() {
+                kill(shell.id(), libc::SIGKILL);
+            }
+            shell.wait().unwrap();
+        };
         if goes_on {
+            end_of_parents();
             // What would end it comes at once; what does not come can only be waited for.
             std::thread::sleep(Duration::from_millis(300));
             assert_eq!(machine(), Some(pid), "{how}");
             kill(pid, libc::SIGKILL);
         } else {
-            settled(&before, how);
-            assert!(
-                begin.elapsed() < Duration::from_secs(1),
-                "{how} {:?}",
-                begin.elapsed()
-            );
+            let took = time_to_end(pid, end_of_parents);
+            assert!(took < Duration::from_secs(1), "{how} {took:?}");
         }
         settled(&before, how);
         compare(&before, &world, how);

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "disk_verbs/ended.rs"]
+mod ended;
+#[path = "disk_verbs/passphrases.rs"]
+mod passphrases;
 #[path = "common/pty.rs"]
 mod pty;
 
@@ -15,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{TempDir, expect_code, finish, run, skip, text, vsc};
+use common::process::children;
+use common::{TempDir, expect_code, finish, json, run, skip, text, vsc};
 use pty::Pty;
-use serde_json::Value;
 
 const PASSPHRASE: &str = "correct horse, battery=staple $(id)";
 
@@ -42,11 +46,6 @@ fn disk(words: &str, file: &Path) -> Command {
     command
 }
 
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {} {}", text(&output.stdout), text(&output.stderr)))
-}
-
 /// A QEMU tool on an image, unlocked by the passphrase in `key` if there is one.
 fn qemu(tool: &str, words: &[&str], image: &Path, format: &str, key: Option<&Path>) -> Output {
     let mut command = Command::new(tool);
@@ -64,49 +63,6 @@ fn qemu(tool: &str, words: &[&str], image: &Path, format: &str, key: Option<&Pat
         }
     };
     command.output().unwrap()
-}
-
-/// Processes that `pid` started.
-fn children(pid: u32) -> Vec<u32> {
-    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .collect()
-}
-
-/// Looks again and again until `what` is there; the process must be alive meanwhile.
-fn await_in<T>(child: &mut Child, what: &str, mut look: impl FnMut(u32) -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        if let Some(found) = look(child.id()) {
-            return found;
-        }
-        if let Some(ended) = child.try_wait().unwrap() {
-            let mut said = String::new();
-            let stderr = child
-                .stderr
-                .as_mut()
-                .map(|pipe| pipe.read_to_string(&mut said));
-            panic!("{what}: it ended with {ended}, saying {said:?} ({stderr:?})");
-        }
-        assert!(Instant::now() < deadline, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Who writes the image, once that many bytes are written of 3 GiB.
-fn await_writing(child: &mut Child, format: &str, bytes: u64) -> u32 {
-    await_in(child, "the middle of writing", |pid| {
-        let writer = match format {
-            "raw" => pid,
-            _ => children(pid).first().copied()?,
-        };
-        let io = fs::read_to_string(format!("/proc/{writer}/io")).ok()?;
-        let written = io.lines().find_map(|line| line.strip_prefix("wchar: "))?;
-        let written: u64 = written.parse().ok()?;
-        (bytes..3 << 30).contains(&written).then_some(writer)
-    })
 }
 
 fn start(command: &mut Command) -> Child {
@@ -299,302 +255,6 @@ fn nothing_is_overwritten_and_one_of_many_wins() {
     }
     assert_eq!(winners, [fs::metadata(&file).unwrap().len()]);
     assert_eq!(dir.names(), ["disk"]);
-}
-
-#[test]
-fn a_signal_in_the_middle_leaves_nothing() {
-    let dir = TempDir::new("disk-signal");
-    let qemu = have_qemu_img();
-    for (format, signal) in [
-        ("raw", libc::SIGTERM),
-        ("raw", libc::SIGINT),
-        ("qcow2", libc::SIGTERM),
-        ("qcow2", libc::SIGINT),
-    ] {
-        if format == "qcow2" && !qemu {
-            continue;
-        }
-        let file = dir.path("disk");
-        let words = format!("create FILE 3G --format {format} --preallocation full");
-        let mut child = start(&mut disk(&words, &file));
-        let writer = await_writing(&mut child, format, 16 << 20);
-        let pid = i32::try_from(child.id()).unwrap();
-        // SAFETY: a plain system call; the child was not waited for.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0);
-        let output = finish(child);
-        expect_code(&output, 128 + signal);
-        assert!(
-            text(&output.stderr).contains("interrupted"),
-            "{}",
-            text(&output.stderr)
-        );
-        assert_eq!(text(&output.stdout), "");
-        assert_eq!(dir.names(), [""; 0], "{format}");
-        assert!(!Path::new(&format!("/proc/{writer}")).exists(), "{format}");
-    }
-}
-
-/// Without a chance to tidy up, the kernel does.
-#[test]
-fn a_kill_leaves_nothing_where_files_need_no_name() {
-    let dir = TempDir::new("disk-kill");
-    for format in ["raw", "qcow2"] {
-        if format == "qcow2" && !have_qemu_img() {
-            return;
-        }
-        let file = dir.path("disk");
-        let words = format!("create FILE 3G --format {format} --preallocation full");
-        let mut child = start(&mut disk(&words, &file));
-        let writer = await_writing(&mut child, format, 1 << 20);
-        let named = !dir.names().is_empty();
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        if named {
-            return skip("this file system has no O_TMPFILE");
-        }
-        assert_eq!(dir.names(), [""; 0]);
-        // What it started does not go on for nobody. It may be a zombie until init looks.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while fs::read(format!("/proc/{writer}/cmdline")).is_ok_and(|words| !words.is_empty()) {
-            assert!(
-                Instant::now() < deadline,
-                "{format}: process {writer} goes on"
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-#[test]
-fn a_full_file_system_and_a_limit_leave_nothing() {
-    let dir = TempDir::new("disk-full");
-    fs::create_dir(dir.path("small")).unwrap();
-    let small = dir.path("small");
-    let qemu = have_qemu_img();
-    let mount = "mount -t tmpfs -o size=4m none \"$0\" || exit 99\n\"$@\"\ncode=$?\nls -A \"$0\"\nexit $code";
-    let limit = "ulimit -f 2048\n\"$@\"\ncode=$?\nls -A \"$0\"\nexit $code";
-    for (script, reason) in [(mount, "No space left"), (limit, "too large")] {
-        for options in [
-            "--preallocation off",
-            "--preallocation falloc",
-            "--preallocation full",
-            "--format qcow2 --preallocation falloc",
-            "--format qcow2 --preallocation full",
-        ] {
-            if options.contains("qcow2") && !qemu {
-                continue;
-            }
-            let verb = disk(&format!("create FILE 16M {options}"), &small.join("disk"));
-            let mut command = match script == mount {
-                true => {
-                    let mut unshare = Command::new("unshare");
-                    unshare.args(["-rm", "sh", "-c", script]);
-                    unshare
-                }
-                false => {
-                    let mut sh = Command::new("sh");
-                    sh.args(["-c", script]);
-                    sh
-                }
-            };
-            command
-                .arg(&small)
-                .arg(verb.get_program())
-                .args(verb.get_args());
-            let output = run(&mut command);
-            if script == mount && matches!(output.status.code(), Some(1 | 99)) {
-                skip(&format!(
-                    "no tmpfs of its own for a test: {}",
-                    text(&output.stderr)
-                ));
-                break;
-            }
-            if script == mount && options.ends_with("off") {
-                // Holes take no room.
-                expect_code(&output, 0);
-                assert_eq!(text(&output.stdout), "disk\n");
-                continue;
-            }
-            expect_code(&output, 125);
-            assert!(
-                text(&output.stderr).contains(reason),
-                "{options}: {}",
-                text(&output.stderr)
-            );
-            if script == limit {
-                assert!(
-                    text(&output.stderr).contains("see ulimit -f"),
-                    "{}",
-                    text(&output.stderr)
-                );
-            }
-            assert_eq!(text(&output.stdout), "", "{options}");
-        }
-    }
-}
-
-#[test]
-fn without_proc_an_image_has_a_temporary_name() {
-    let dir = TempDir::new("disk-proc");
-    let file = dir.write("disk", "precious");
-    let script = "mount -t tmpfs none /proc || exit 99\nexec \"$@\"";
-    for (code, says) in [(125, "exists already"), (0, "")] {
-        let verb = disk("create FILE 1M --preallocation full", &file);
-        let mut command = Command::new("unshare");
-        command.args(["-rm", "sh", "-c", script, "sh"]);
-        command.arg(verb.get_program()).args(verb.get_args());
-        let output = run(&mut command);
-        if matches!(output.status.code(), Some(1 | 99)) {
-            return skip(&format!(
-                "no /proc of its own for a test: {}",
-                text(&output.stderr)
-            ));
-        }
-        expect_code(&output, code);
-        assert!(
-            text(&output.stderr).contains(says),
-            "{}",
-            text(&output.stderr)
-        );
-        assert_eq!(dir.names(), ["disk"]);
-        if code == 0 {
-            assert_eq!(fs::metadata(&file).unwrap().len(), 1 << 20);
-        } else {
-            fs::remove_file(&file).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_passphrase_is_nowhere_to_be_seen() {
-    if !have_qemu_img() {
-        return;
-    }
-    let dir = TempDir::new("disk-secret");
-    let key = dir.secret("key", format!("{PASSPHRASE}\n"));
-    let file = dir.path("disk");
-    let words = format!(
-        "create FILE 8M --format qcow2 --encryption luks --secret-file {}",
-        key.display()
-    );
-    let mut command = disk(&words, &file);
-    command.env("VSC_TEST_MARKER", "not for others");
-    let mut child = start(&mut command);
-    let contains =
-        |bytes: &[u8], what: &str| bytes.windows(what.len()).any(|w| w == what.as_bytes());
-    let mut seen = 0;
-    let deadline = Instant::now() + Duration::from_secs(170);
-    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-        let started = children(child.id());
-        for &pid in started.iter().chain([&child.id()]) {
-            let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let (arguments, environment) = (read("cmdline"), read("environ"));
-            for bytes in [&arguments, &environment] {
-                assert!(!contains(bytes, "correct horse"), "{}", text(bytes));
-            }
-            // Between fork and exec it still is what started it.
-            if started.contains(&pid)
-                && arguments.starts_with(b"/")
-                && contains(&arguments, "qemu-img")
-            {
-                seen += 1;
-                assert_eq!(text(&environment), "LC_ALL=C\0");
-                assert!(
-                    contains(&arguments, "file=/proc/self/fd/0"),
-                    "{}",
-                    text(&arguments)
-                );
-            }
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let output = finish(child);
-    expect_code(&output, 0);
-    assert!(seen > 0, "qemu-img was never seen");
-    assert!(
-        !contains(&output.stderr, "correct"),
-        "{}",
-        text(&output.stderr)
-    );
-    // The newline is no part of it.
-    let exact = dir.secret("exact", PASSPHRASE);
-    let read = qemu(
-        "qemu-io",
-        &["-c", "read 0 64k"],
-        &file,
-        "qcow2",
-        Some(&exact),
-    );
-    expect_code(&read, 0);
-    assert!(!contains(&fs::read(&file).unwrap(), "correct horse"));
-}
-
-#[test]
-fn a_passphrase_is_typed_twice_and_not_shown() {
-    if !have_qemu_img() {
-        return;
-    }
-    let dir = TempDir::new("disk-typed");
-    let file = dir.path("disk");
-    let ask = || disk("create FILE 8M --format qcow2 --encryption luks", &file);
-    let mut pty = Pty::new(24, 80);
-    let before = pty.settings();
-    for (typed, code, says) in [
-        ("\x03", 130, "\n"),
-        ("\r", 125, "is empty"),
-        ("\x04", 125, "is empty"),
-    ] {
-        let mut child = pty.spawn(&mut ask());
-        pty.expect("Passphrase for ");
-        pty.expect(": ");
-        pty.send(typed);
-        pty.expect(says);
-        pty.expect_code(&mut child, code);
-        assert_eq!(pty.settings(), before);
-        assert_eq!(dir.names(), [""; 0]);
-    }
-    let mut child = pty.spawn(&mut ask());
-    for (question, typed) in [
-        ("Passphrase for ", "correct horse\r"),
-        ("again: ", "correct hearse\r"),
-        ("differ", ""),
-        ("Passphrase for ", "grün horse\r"),
-        ("again: ", "grün horse\r"),
-    ] {
-        pty.expect(question);
-        if question.starts_with("Pass") {
-            pty.expect(": ");
-        }
-        pty.send(typed);
-    }
-    pty.expect_code(&mut child, 0);
-    assert_eq!(pty.settings(), before);
-    assert!(!pty.text().contains("horse"), "{}", pty.text());
-    let key = dir.secret("key", "grün horse");
-    let read = qemu("qemu-io", &["-c", "read 0 64k"], &file, "qcow2", Some(&key));
-    expect_code(&read, 0);
-}
-
-#[test]
-fn without_a_terminal_nobody_is_asked() {
-    let dir = TempDir::new("disk-unasked");
-    let file = dir.path("disk");
-    let verb = disk("create FILE 8M --format qcow2 --encryption luks", &file);
-    let mut command = Command::new("setsid");
-    command
-        .arg("-w")
-        .arg(verb.get_program())
-        .args(verb.get_args())
-        .stdin(Stdio::null());
-    let output = run(&mut command);
-    expect_code(&output, 125);
-    assert!(
-        text(&output.stderr).contains("--secret-file or --secret-fd"),
-        "{}",
-        text(&output.stderr)
-    );
-    assert_eq!(dir.names(), [""; 0]);
 }
 
 #[test]

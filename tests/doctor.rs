@@ -9,13 +9,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use common::{TempDir, expect_code, have_kvm, run, text, vsc};
+use common::{TempDir, expect_code, have_kvm, json, run, text, vsc};
 use serde_json::Value;
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {}", text(&output.stdout)))
-}
 
 /// A root directory with these files; a name that ends in `/` is a directory.
 fn tree(name: &str, files: &[(&str, &str)]) -> TempDir {

@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 
-use common::{TempDir, expect_code, run, skip, text, vsc};
+use common::{TempDir, expect_code, json, run, skip, text, vsc};
 use serde_json::{Value, json};
 
 const SHARE: &str = "usr/share/qemu/firmware";
@@ -53,11 +53,6 @@ fn selected(arguments: &str) -> Vec<String> {
     expect_code(&output, 0);
     assert_eq!(text(&output.stderr), "");
     text(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {}", text(&output.stdout)))
 }
 
 // What is expected here was read in the descriptors, file by file.

@@ -12,8 +12,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
+use common::process::soon;
 use common::{TempDir, expect_code, run, skip, text};
 use vsc::net::tap::{Request, TapError, request};
 
@@ -93,15 +93,6 @@ fn said(name: &str, file: &str) -> String {
     let path = Path::new("/sys/class/net").join(name).join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.trim().to_owned()
-}
-
-#[track_caller]
-fn soon(what: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !what() {
-        assert!(Instant::now() < deadline);
-        std::thread::yield_now();
-    }
 }
 
 /// An experimental protocol (IEEE 802, local experimental Ethertype 1).

@@ -19,11 +19,10 @@ mod variants;
 mod wishes;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{TempDir, expect_code, qcow2, run, skip, text, vsc};
+use common::{TempDir, expect_code, mode, qcow2, run, skip, text, vsc};
 use serde_json::Value;
 use vsc::compile::Description;
 use vsc::descriptors::{DescriptorFile, Found};
@@ -165,10 +164,6 @@ fn walk(directory: &Path, out: &mut Vec<(PathBuf, u32, Vec<u8>)>) {
             walk(&path, out);
         }
     }
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
 /// A host with what scenarios ask for; its QEMU has qxl.

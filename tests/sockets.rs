@@ -10,35 +10,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
 
+use common::process::{PATIENCE, awaited, guest, kill, soon};
 use common::{TempDir, expect_code, finish, kernel, run, text, vsc};
-use pty::{PATIENCE, Pty};
-
-/// The built-in guest, told what to do.
-fn guest(parameters: &str) -> Command {
-    let mut command = vsc();
-    command
-        .arg("-o")
-        .arg(format!("guest.parameters={parameters}"));
-    command
-}
-
-fn kill(pid: u32, signal: i32) {
-    // SAFETY: a plain system call on a process of this test.
-    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
-}
-
-/// Waits until `what` is so; a second is what the tests' subjects have.
-#[track_caller]
-fn within(time: Duration, what: impl Fn() -> bool) {
-    let deadline = Instant::now() + time;
-    while !what() {
-        assert!(Instant::now() < deadline, "not within {time:?}");
-        std::thread::yield_now();
-    }
-}
+use pty::Pty;
 
 /// A Linux with its shell on a serial line that listens on `socket`.
 fn serial_machine(kernel: &Path, dir: &TempDir, socket: &Path) -> Child {
@@ -82,15 +58,7 @@ fn a_serial_socket_serves_clients_in_turn_and_goes_with_the_machine() {
     drop(UnixListener::bind(&socket).unwrap());
     assert!(listens(&socket));
     let mut child = serial_machine(&kernel, &dir, &socket);
-    let connect = || {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => return stream,
-                Err(e) => assert!(Instant::now() < deadline, "{e}"),
-            }
-        }
-    };
+    let connect = || awaited(|| UnixStream::connect(&socket).ok());
     let mut first = connect();
     assert_eq!(
         fs::symlink_metadata(&socket).unwrap().permissions().mode() & 0o777,
@@ -143,7 +111,7 @@ fn sigterm_takes_the_socket_away_too() {
     let dir = TempDir::new("socket-term");
     let socket = dir.path("serial.socket");
     let child = serial_machine(&kernel, &dir, &socket);
-    within(PATIENCE, || listens(&socket));
+    soon(|| listens(&socket));
     kill(child.id(), libc::SIGTERM);
     expect_code(&finish(child), 143);
     assert!(!socket.exists());
@@ -195,7 +163,7 @@ fn attach_takes_a_pipe_and_ends_with_the_machine() {
     let dir = TempDir::new("attach-pipe");
     let socket = dir.path("serial.socket");
     let machine = serial_machine(&kernel, &dir, &socket);
-    within(PATIENCE, || listens(&socket));
+    soon(|| listens(&socket));
     let input = dir.write("in", "echo pi''ped\nexit\n");
     let output = run(vsc()
         .arg("attach")

@@ -7,9 +7,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use common::{TempDir, expect_code, have_kvm, kernel, run, text, vsc};
+use common::{TempDir, expect_code, have_kvm, json, kernel, run, text, vsc};
 use serde_json::Value;
 
 /// Flags that Linux derives from elsewhere than CPUID's feature bits, or makes up.
@@ -44,11 +44,6 @@ const LINUXS_OWN: [&str; 29] = [
     "k8",
     "3dnowprefetch",
 ];
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {}", text(&output.stdout)))
-}
 
 fn flags(cpu: &Value) -> BTreeSet<String> {
     cpu["flags"]

@@ -5,8 +5,11 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod process;
+
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -112,15 +115,38 @@ pub fn expect_code(output: &Output, code: i32) {
     );
 }
 
+/// What a program wrote on its standard output, as JSON.
+#[track_caller]
+pub fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        panic!("{e}\nstdout: {out}\nstderr: {err}")
+    })
+}
+
+/// The permissions of a file, or of a link itself.
+#[track_caller]
+pub fn mode(path: &Path) -> u32 {
+    let metadata = std::fs::symlink_metadata(path);
+    let metadata = metadata.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    metadata.permissions().mode() & 0o7777
+}
+
 /// A directory of this test's own, gone with the value.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("vsc-test-{name}-{}", std::process::id()));
-        std::fs::remove_dir_all(&path).ok();
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
+        // Numbers of processes alone do not do: in namespaces of their own, tests have the same.
+        let of_process = format!("vsc-test-{name}-{}", std::process::id());
+        (0..)
+            .map(|n| std::env::temp_dir().join(format!("{of_process}.{n}")))
+            .find_map(|path| match std::fs::create_dir(&path) {
+                Ok(()) => Some(Self(path)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => None,
+                Err(e) => panic!("{}: {e}", path.display()),
+            })
+            .unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -133,15 +159,14 @@ impl TempDir {
         path
     }
 
-    /// Names of what is in it, sorted.
     /// Writes a file that only its owner can read.
     pub fn secret(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = self.write(name, content);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
 
+    /// Names of what is in it, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = std::fs::read_dir(&self.0)
             .unwrap()

@@ -7,11 +7,14 @@
 use serde::{Deserialize, Serialize};
 
 pub mod enable;
+mod entries;
 mod grub;
 pub mod host;
 pub mod loader;
+mod modprobe;
 pub mod policy;
 pub mod renew;
+mod shell;
 pub mod stack;
 pub mod version;
 mod words;

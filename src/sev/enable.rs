@@ -10,9 +10,11 @@ use serde::Serialize;
 use crate::facts::{Facts, LiveFacts, Root};
 use crate::tune::{Act, Change};
 
+use super::entries::{Options, with_options};
 use super::grub::{self, Effect};
 use super::host::Host;
 use super::loader::{Distribution, Loader, PlanError, entries, listed, read, resolved};
+use super::modprobe::{Modprobe, is_built_in};
 use super::{Level, policy, words};
 
 /// What these changes are for, in the journal.
@@ -27,6 +29,7 @@ const MODPROBE_TEXT: &str = "# vsc-run sev enable; vsc-run sev enable --undo rem
 const DROP_IN: &str = "/etc/default/grub.d/zz-vsc-sev.cfg";
 const GRUB: &str = "/etc/default/grub";
 const CMDLINE: &str = "/etc/kernel/cmdline";
+const USUAL_CMDLINE: &str = "/usr/lib/kernel/cmdline";
 const LINUX: &str = "GRUB_CMDLINE_LINUX";
 const DEFAULT: &str = "GRUB_CMDLINE_LINUX_DEFAULT";
 /// Permissions of a new configuration file.
@@ -146,6 +149,9 @@ impl Plan {
         let distribution = Distribution::of(root)?;
         let wanted_words = wanted(how, es);
         let line = words::set("", &wanted_words);
+        if distribution.ids.iter().any(|id| id == "nixos") {
+            return Err(PlanError::Declared(line));
+        }
         let loader =
             Loader::of(root, &distribution)?.ok_or_else(|| PlanError::NoLoader(line.clone()))?;
         let other = match how {
@@ -174,7 +180,7 @@ impl Plan {
             Loader::SystemdBoot => work.systemd_boot(facts)?,
             Loader::Ostree => work.ostree(),
         }
-        work.modprobe(how)?;
+        work.modprobe(how, facts)?;
         let Work {
             edits,
             commands,
@@ -207,9 +213,24 @@ impl Plan {
         })
     }
 
-    /// The same for the tuner.
-    pub fn changes(&self) -> Vec<Change> {
-        self.edits.iter().cloned().map(Change::from).collect()
+    /// The same for the tuner, with the directories of the files where they are not there.
+    pub fn changes(&self, root: &Root) -> Vec<Change> {
+        let mut changes: Vec<Change> = Vec::new();
+        for edit in &self.edits {
+            let missing = edit.path.ancestors().skip(1);
+            let mut missing: Vec<&Path> =
+                missing.take_while(|path| !root.at(path).exists()).collect();
+            missing.retain(|path| changes.iter().all(|change| change.act.target() != *path));
+            changes.extend(missing.into_iter().rev().map(|path| Change {
+                what: WHAT.to_owned(),
+                act: Act::Directory {
+                    path: path.to_owned(),
+                },
+                required: true,
+            }));
+            changes.push(edit.clone().into());
+        }
+        changes
     }
 }
 
@@ -241,16 +262,18 @@ impl Work<'_> {
     /// GRUB with a generated configuration. Debian's reads more files after the first one.
     fn grub(&mut self) -> Result<(), PlanError> {
         let main = read(self.root, Path::new(GRUB))?.unwrap_or_default();
-        let mut later = String::new();
+        let mut later = Vec::new();
         if self.distribution.is_debian() {
             for path in listed(self.root, Path::new("/etc/default/grub.d"), "cfg")? {
-                if path != Path::new(DROP_IN) {
-                    later += &read(self.root, &path)?.unwrap_or_default();
-                    later.push('\n');
-                }
+                let text = read(self.root, &path)?.unwrap_or_default();
+                later.push((path, text));
             }
         }
-        let all = format!("{main}\n{later}");
+        let mut all = main.clone();
+        for (_, text) in &later {
+            all.push('\n');
+            all += text;
+        }
         let both = [LINUX, DEFAULT]
             .map(|name| grub::values(&all, name))
             .join(" ");
@@ -259,41 +282,53 @@ impl Work<'_> {
         if self.wanted.iter().all(|w| holds(&both, w)) {
             return Ok(());
         }
+        later.retain(|(path, _)| path != Path::new(DROP_IN));
         let target = match grub::values(&all, DEFAULT).is_empty() && has_only(&all) {
             true => LINUX,
             false => DEFAULT,
         };
-        let overridden = grub::effect(&later, target) == Effect::Replaces
-            || [LINUX, DEFAULT].iter().any(|name| {
-                let values = grub::values(&later, name);
-                self.wanted
-                    .iter()
-                    .any(|(word, _)| words::value(&values, word).is_some())
-            });
-        let edited = match overridden {
-            true => None,
-            false => self.edited(&main, target, &both).ok(),
+        let changes = |text: &str| {
+            grub::effect(text, target) == Effect::Replaces
+                || [LINUX, DEFAULT].iter().any(|name| {
+                    let values = grub::values(text, name);
+                    self.wanted
+                        .iter()
+                        .any(|(word, _)| words::value(&values, word).is_some())
+                })
         };
-        match edited {
-            Some(new) => drop(self.edit(Path::new(GRUB), Some(main), new)?),
-            None if self.distribution.is_debian() => {
-                let old = read(self.root, Path::new(DROP_IN))?;
-                let new = format!(
-                    "# vsc-run sev enable; vsc-run sev enable --undo removes this file.\n{target}=\"${target} {}\"\n",
-                    self.line
-                );
-                self.notes.push(format!(
-                    "{target} is set by more than one plain line of {GRUB}: a file of its own adds to it"
-                ));
-                self.edit(Path::new(DROP_IN), old, new)?;
-            }
-            None => {
-                return Err(PlanError::NotPlain {
-                    path: GRUB.into(),
-                    variable: target,
-                    words: self.line.to_owned(),
-                });
-            }
+        let not_plain = |path: &Path| PlanError::NotPlain {
+            path: path.to_owned(),
+            variable: target,
+            words: self.line.to_owned(),
+        };
+        if let Some((path, _)) = later
+            .iter()
+            .find(|(path, text)| path.as_path() > Path::new(DROP_IN) && changes(text))
+        {
+            return Err(not_plain(path));
+        }
+        if let Some((path, _)) = later.iter().find(|(_, text)| changes(text)) {
+            self.notes.push(format!(
+                "{} has a word in {target} after {GRUB}: a file of its own adds to both",
+                path.display()
+            ));
+            let old = read(self.root, Path::new(DROP_IN))?;
+            let new = format!(
+                "# vsc-run sev enable; vsc-run sev enable --undo removes this file.\n{target}=\"${target} {}\"\n",
+                self.line
+            );
+            self.edit(Path::new(DROP_IN), old, new)?;
+        } else {
+            let new = match self.edited(&main, target, &both) {
+                Ok(new) => new,
+                Err(grub::NotPlain) => {
+                    let new = grub::append(&main, target, self.wanted)
+                        .map_err(|grub::NotPlain| not_plain(Path::new(GRUB)))?;
+                    self.added_line(target);
+                    new
+                }
+            };
+            self.edit(Path::new(GRUB), Some(main), new)?;
         }
         self.make_configuration();
         Ok(())
@@ -315,6 +350,12 @@ impl Work<'_> {
             true => Ok(text),
             false => grub::set(&text, target, &missing, true),
         }
+    }
+
+    fn added_line(&mut self, variable: &str) {
+        self.notes.push(format!(
+            "{variable} is more than one plain value in {GRUB}: a last line adds to it, whatever it is"
+        ));
     }
 
     fn make_configuration(&mut self) {
@@ -360,13 +401,21 @@ impl Work<'_> {
             let values = [LINUX, DEFAULT]
                 .map(|name| grub::values(&old, name))
                 .join(" ");
-            let new = self
-                .edited(&old, LINUX, &values)
-                .map_err(|grub::NotPlain| PlanError::NotPlain {
-                    path: GRUB.into(),
-                    variable: LINUX,
-                    words: self.line.to_owned(),
-                })?;
+            let new = match self.edited(&old, LINUX, &values) {
+                Ok(new) => new,
+                Err(grub::NotPlain) => {
+                    let new =
+                        grub::append(&old, LINUX, self.wanted).map_err(|grub::NotPlain| {
+                            PlanError::NotPlain {
+                                path: GRUB.into(),
+                                variable: LINUX,
+                                words: self.line.to_owned(),
+                            }
+                        })?;
+                    self.added_line(LINUX);
+                    new
+                }
+            };
             self.edit(Path::new(GRUB), Some(old), new)?;
         }
         if by_variable {
@@ -398,7 +447,9 @@ impl Work<'_> {
             match with_options(&old, self.wanted) {
                 Options::None => {}
                 Options::Variable => by_variable = true,
-                Options::Set(new) => drop(self.edit(&path, Some(old), new)?),
+                Options::Set(new) => {
+                    self.edit(&path, Some(old), new)?;
+                }
             }
         }
         Ok(by_variable)
@@ -407,21 +458,43 @@ impl Work<'_> {
     /// systemd-boot: what kernels get that are installed from now on, which this one is once more; where nothing says
     /// that, the entries themselves.
     fn systemd_boot(&mut self, facts: &LiveFacts) -> Result<(), PlanError> {
-        let Some(old) = read(self.root, Path::new(CMDLINE))? else {
+        // kernel-install(8): the distribution's own where the owner says nothing.
+        let usual = || read(self.root, Path::new(USUAL_CMDLINE));
+        let own = read(self.root, Path::new(CMDLINE))?;
+        let Some(line) = own.clone().map_or_else(usual, |own| Ok(Some(own)))? else {
+            let before = self.edits.len();
             if self.entries()? {
                 return Err(PlanError::NoLoader(self.line.to_owned()));
+            }
+            if self.edits.len() == before && !self.entries_have()? {
+                return Err(PlanError::BuiltIn(self.line.to_owned()));
             }
             self.notes.push(format!(
                 "kernels that are installed later get the command line of the one that runs then: there is no {CMDLINE}"
             ));
             return Ok(());
         };
-        let new = words::set(&old, self.wanted);
-        if !self.edit(Path::new(CMDLINE), Some(old), new)? {
+        let new = words::set(&line, self.wanted);
+        if own.is_none() && new == line {
             return Ok(());
         }
-        if self.root.at("/usr/bin/sdbootutil").exists() {
+        if !self.edit(Path::new(CMDLINE), own, new)? {
+            return Ok(());
+        }
+        let there = |path: &str| self.root.at(path).exists();
+        if there("/usr/bin/sdbootutil") {
             self.command(&["sdbootutil", "update-all-entries"]);
+            return Ok(());
+        }
+        if there("/etc/kernel/proxmox-boot-uuids") {
+            self.command(&["proxmox-boot-tool", "refresh"]);
+            return Ok(());
+        }
+        let presets = listed(self.root, Path::new("/etc/mkinitcpio.d"), "preset")?;
+        if !presets.is_empty() {
+            // Its images have that line in them; entries by hand have their own.
+            self.entries()?;
+            self.command(&["mkinitcpio", "-P"]);
             return Ok(());
         }
         let release = facts
@@ -443,6 +516,17 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Whether an entry has the words already.
+    fn entries_have(&self) -> Result<bool, PlanError> {
+        for path in entries(self.root)? {
+            let text = read(self.root, &path)?.unwrap_or_default();
+            if words::value(&text, "mem_encrypt").is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// An image has no files to edit.
     fn ostree(&mut self) {
         let mut command = vec!["rpm-ostree".to_owned(), "kargs".to_owned()];
@@ -451,37 +535,22 @@ impl Work<'_> {
         self.commands.push(command);
     }
 
-    fn modprobe(&mut self, how: How) -> Result<(), PlanError> {
+    fn modprobe(&mut self, how: How, facts: &LiveFacts) -> Result<(), PlanError> {
         if how == How::Modprobe {
             let old = read(self.root, Path::new(MODPROBE))?;
             self.edit(Path::new(MODPROBE), old, MODPROBE_TEXT.to_owned())?;
             self.notes.push("mem_encrypt=on is no option of a module: it works on the kernel's command line only".into());
         }
-        for path in listed(self.root, Path::new("/etc/modprobe.d"), "conf")? {
-            let text = read(self.root, &path)?.unwrap_or_default();
-            if path == Path::new(MODPROBE) {
-                continue;
+        let modprobe = Modprobe::of(self.root)?;
+        if how == How::Modprobe {
+            if let Some(why) = modprobe.overrules(MODPROBE) {
+                return Err(why);
             }
-            for line in text.lines() {
-                let mut line = line.split_ascii_whitespace();
-                let module = (line.next() == Some("options"))
-                    .then(|| line.next())
-                    .flatten();
-                if module.is_some_and(|m| m.starts_with("mem_encrypt=")) {
-                    self.notes.push(format!(
-                        "{} has no effect: after `options` comes a module's name (virt-scenario writes it so); it can go",
-                        path.display()
-                    ));
-                } else if module.is_some_and(|m| m.replace('-', "_") == "kvm_amd")
-                    && line.any(|w| matches!(w, "sev=0" | "sev=N" | "sev=n"))
-                {
-                    self.notes.push(format!(
-                        "{} switches SEV off: take sev=0 out of it",
-                        path.display()
-                    ));
-                }
+            if is_built_in(facts) {
+                return Err(PlanError::NoModule);
             }
         }
+        self.notes.extend(modprobe.notes(how, facts));
         Ok(())
     }
 }
@@ -489,80 +558,4 @@ impl Work<'_> {
 /// Whether only the variable for all entries is there, not the one for the normal ones.
 fn has_only(text: &str) -> bool {
     grub::is_true(text, DEFAULT).is_none() && grub::is_true(text, LINUX).is_some()
-}
-
-enum Options {
-    /// There are none, or they are as they should be.
-    None,
-    /// They come from a variable.
-    Variable,
-    /// The entry with its options.
-    Set(String),
-}
-
-/// A boot loader entry with the words in its options: several lines of them are one line (UAPI.1).
-fn with_options(text: &str, wanted: &[(&'static str, &'static str)]) -> Options {
-    let is_options = |line: &str| {
-        line.strip_prefix("options")
-            .is_some_and(|rest| rest.starts_with([' ', '\t']))
-    };
-    let options: Vec<&str> = text.lines().filter(|l| is_options(l)).collect();
-    let all = options.join(" ");
-    if options.is_empty() {
-        return Options::None;
-    }
-    if all.contains("$kernelopts") {
-        return Options::Variable;
-    }
-    let missing: Words = wanted
-        .iter()
-        .filter(|(name, _)| words::value(&all, name).is_none())
-        .copied()
-        .collect();
-    let mut left = options.len();
-    let mut out = String::new();
-    for line in text.split_inclusive('\n') {
-        let body = line.trim_end_matches(['\n', '\r']);
-        if !is_options(body) {
-            out += line;
-            continue;
-        }
-        left -= 1;
-        let mut new = wanted.iter().fold(body.to_owned(), |line, (name, value)| {
-            words::replace(&line, name, value).unwrap_or(line)
-        });
-        if left == 0 {
-            new = words::set(&new, &missing);
-        }
-        out += &new;
-        out += line.get(body.len()..).unwrap_or_default();
-    }
-    Options::Set(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entrys_options_are_set() {
-        let wanted = [("mem_encrypt", "on"), ("kvm_amd.sev", "1")];
-        let set = |text: &str| match with_options(text, &wanted) {
-            Options::Set(new) => new,
-            Options::None => "none".into(),
-            Options::Variable => "variable".into(),
-        };
-        let entry = "title Fedora\noptions root=/dev/x ro $tuned_params\ninitrd /i\n";
-        let after = entry.replace(
-            "$tuned_params",
-            "$tuned_params mem_encrypt=on kvm_amd.sev=1",
-        );
-        assert_eq!((set(entry), set(&after)), (after.clone(), after));
-        assert_eq!(
-            set("options a mem_encrypt=off\noptions b"),
-            "options a mem_encrypt=on\noptions b kvm_amd.sev=1"
-        );
-        assert_eq!(set("options $kernelopts\n"), "variable");
-        assert_eq!(set("title x\noptionsx y\n"), "none");
-    }
 }

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::shell::{self, Word};
 use super::words;
 
 /// An assignment of a variable.
@@ -22,30 +23,21 @@ struct Assignment {
 
 /// The assignments of `name`, in order.
 fn assignments(text: &str, name: &str) -> Vec<Assignment> {
-    let mut found = Vec::new();
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        found.extend(assignment(text, line, start, name));
-        start += line.len();
-    }
-    found
+    let words = shell::words(text).0;
+    words
+        .into_iter()
+        .filter_map(|word| assignment(text, &word, name))
+        .collect()
 }
 
-fn assignment(text: &str, line: &str, start: usize, name: &str) -> Option<Assignment> {
-    let bare = line.trim_start_matches([' ', '\t']);
-    let indented = bare.len() != line.len();
-    let bare = bare
-        .strip_prefix("export")
-        .filter(|rest| rest.starts_with([' ', '\t']))
-        .map_or(bare, |rest| rest.trim_start_matches([' ', '\t']));
-    let rest = bare.strip_prefix(name)?;
+fn assignment(text: &str, word: &Word, name: &str) -> Option<Assignment> {
+    let rest = text.get(word.at..)?.strip_prefix(name)?;
     let (plus, rest) = match rest.strip_prefix("+=") {
         Some(rest) => (true, rest),
         None => (false, rest.strip_prefix('=')?),
     };
-    let rest = rest.trim_end_matches(['\n', '\r']);
-    // Where `rest` begins in the whole text.
-    let at = start + line.trim_end_matches(['\n', '\r']).len() - rest.len();
+    let rest = rest.split('\n').next()?.trim_end_matches('\r');
+    let at = word.at + name.len() + if plus { 2 } else { 1 };
     let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
     let (value, after) = match quote {
         Some(mark) => {
@@ -71,7 +63,12 @@ fn assignment(text: &str, line: &str, start: usize, name: &str) -> Option<Assign
     let inner = text.get(value.clone())?;
     let tail = after.trim_start_matches([' ', '\t']);
     let ends = tail.is_empty() || (tail.starts_with('#') && tail.len() != after.len());
-    let literal = quote.is_some() || !inner.contains(['$', '`', '\\', '"', '\'']);
+    let literal = match quote {
+        Some('\'') => true,
+        // A word in it may be one of a command.
+        Some(_) => !inner.contains("$(") && !inner.contains('`'),
+        None => !inner.contains(['$', '`', '\\', '"', '\'']),
+    };
     let own = quote != Some('\'')
         && (inner.contains(&format!("${{{name}}}"))
             || inner.match_indices(&format!("${name}")).any(|(at, found)| {
@@ -79,7 +76,7 @@ fn assignment(text: &str, line: &str, start: usize, name: &str) -> Option<Assign
                 next.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_')
             }));
     Some(Assignment {
-        plain: ends && literal && !indented && !plus,
+        plain: ends && literal && word.first && !plus,
         value,
         quote,
         adds: plus || own,
@@ -153,6 +150,9 @@ pub(super) fn set(
         if !add {
             return Ok(text.to_owned());
         }
+        if !shell::words(text).1 {
+            return Err(NotPlain);
+        }
         let newline = if text.is_empty() || text.ends_with('\n') {
             ""
         } else {
@@ -183,6 +183,20 @@ pub(super) fn set(
     let mut out = text.to_owned();
     out.replace_range(last.value.clone(), &quoted);
     Ok(out)
+}
+
+/// The file with a last line that adds the words, whatever was before. Not where its end is within something else.
+pub(super) fn append(text: &str, name: &str, wanted: &[(&str, &str)]) -> Result<String, NotPlain> {
+    if !shell::words(text).1 {
+        return Err(NotPlain);
+    }
+    let newline = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    let words = words::set("", wanted);
+    Ok(format!("{text}{newline}{name}=\"${name} {words}\"\n"))
 }
 
 #[cfg(test)]
@@ -242,8 +256,52 @@ mod tests {
             "A=\"x\"\"y\"\n",
             "A=\"x\"; B=1\n",
             "A=x\\ y\n",
+            "B=1; A=\"x\"\n",
+            "test -e /x && A=x\n",
+            "test -e /x && A=x || A=y\n",
+            "readonly A=\"x\"\n",
+            "declare -x A=x\n",
+            "if x; then\nA=\"x\"\nelse\nA=y\nfi\n",
+            "f() {\nA=x\n}\n",
+            "case $x in\na)\nA=x\n;;\nesac\n",
+            "B=1 \\\nA=x\n",
+            "cat <<E\nE\nA=x\n",
         ] {
             assert_eq!(set(text, "A", WANTED, true), Err(NotPlain), "{text:?}");
+        }
+    }
+
+    /// Text of another variable, of a comment.
+    #[test]
+    fn what_only_looks_like_an_assignment_is_none() {
+        for text in [
+            "B=\"\nA=no\n\"\n",
+            "B='x\nA=no\n'\n",
+            "# A=no\n",
+            "B=1 # A=no; A=no\n",
+            "BA=1 A_=2\n",
+        ] {
+            let after = format!("{text}A=\"{WORDS}\"\n");
+            assert_eq!(set(text, "A", WANTED, true), Ok(after), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_last_line_adds_whatever_was_before() {
+        for text in [
+            "A=\"x \\\n y\"\n",
+            "A=$(cat /x)\n",
+            "if x; then\nA=x\nfi",
+            "case $x in (a) A=1;; b) A=2;; esac\n",
+        ] {
+            let after = append(text, "A", WANTED).unwrap();
+            let added = after.strip_prefix(text.trim_end()).unwrap();
+            assert_eq!(added, format!("\nA=\"$A {WORDS}\"\n"), "{text:?}");
+            // It is found again.
+            assert!(values(&after, "A").ends_with(WORDS), "{text:?}");
+        }
+        for text in ["A=\"x\n", "B='\n", "if x\n", "cat <<E\nx\n", "A=x\\\n"] {
+            assert_eq!(append(text, "A", WANTED), Err(NotPlain), "{text:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::facts::{Facts, LiveFacts, Root};
 
 use super::Level;
+use super::modprobe::Modprobe;
 
 /// A parameter of the module kvm_amd.
 pub(crate) fn parameter(name: &str) -> PathBuf {
@@ -323,6 +324,8 @@ impl Look<'_> {
 
     fn parameters(&self) -> (Level, Vec<Finding>) {
         let loaded = self.facts.exists(Path::new("/sys/module/kvm_amd"));
+        let files = (!loaded).then(|| Modprobe::of(self.root).ok()).flatten();
+        let refused = files.as_ref().and_then(Modprobe::refuses);
         let by_leaf = self.leaf.map_or(self.processor, Leaf::level);
         let mut level = Level::None;
         let mut findings = Vec::new();
@@ -343,6 +346,10 @@ impl Look<'_> {
             }
             let detail = match &text {
                 Some(text) => format!("kvm_amd.{name}={text}"),
+                None if let Some((path, command)) = refused => format!(
+                    "the module kvm_amd is not loaded: {} does `{command}` instead",
+                    path.display()
+                ),
                 None if !loaded => "the module kvm_amd is not loaded".to_owned(),
                 None => format!("this kernel's kvm_amd has no parameter {name}"),
             };
@@ -351,6 +358,10 @@ impl Look<'_> {
                 _ if self.processor == Level::None && by_leaf == Level::None => {
                     Some("use a host with an AMD EPYC processor".to_owned())
                 }
+                (None, _) if let Some((path, _)) = refused => Some(format!(
+                    "take `install kvm_amd` out of {}, then sudo modprobe kvm_amd",
+                    path.display()
+                )),
                 (None, _) if !loaded => Some("sudo modprobe kvm_amd".to_owned()),
                 (None, Level::SevSnp) => Some("boot Linux 6.11 or later".to_owned()),
                 (None, Level::SevEs) => Some("boot Linux 5.11 or later".to_owned()),

@@ -30,8 +30,33 @@ pub enum PlanError {
         "no boot loader that is known here: no /etc/default/grub, no /etc/kernel/cmdline, no loader/entries; add `{0}` to the kernel's command line by hand"
     )]
     NoLoader(String),
+    /// The command line is in the kernel's image.
+    #[error(
+        "no file here has the kernel's command line: no /etc/kernel/cmdline, no boot loader entry with options, so that it is built into the kernel's image; write that of /proc/cmdline and `{0}` to /etc/kernel/cmdline, and have the image made again"
+    )]
+    BuiltIn(String),
+    /// The distribution makes these files from something else.
+    #[error(
+        "NixOS makes its boot loader's files itself: add `{0}` to boot.kernelParams in its configuration, then nixos-rebuild boot"
+    )]
+    Declared(String),
+    /// There is no module whose options could be set.
+    #[error(
+        "kvm_amd is built into this kernel (modules.builtin), so that no file of modprobe's says anything to it: use `--how cmdline`"
+    )]
+    NoModule,
+    /// Another file of modprobe's has the last word.
+    #[error("{} says `{words}` after {ours}, and the last one holds: take it out, or use `--how cmdline`", .path.display())]
+    Overruled {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        words: String,
+        /// Ours.
+        ours: &'static str,
+    },
     /// A file is a program more than a text.
-    #[error("{}: {variable} is more than one plain value, which is not edited here; add `{words}` to it by hand", .path.display())]
+    #[error("{}: what it makes of {variable} is not understood here, so it is not edited; add `{words}` to it by hand", .path.display())]
     NotPlain {
         /// The file.
         path: PathBuf,

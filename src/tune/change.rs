@@ -54,7 +54,7 @@ pub enum Act {
         /// Its permissions, where it is new. One that is there keeps its own, and its owner.
         mode: u32,
     },
-    /// A directory is made, such as a cgroup; undo removes it.
+    /// A directory is made, such as a cgroup; undo removes it. One that is not the kernel's outlives a reboot.
     Directory {
         /// The directory.
         path: PathBuf,
@@ -105,9 +105,8 @@ impl Act {
         match self {
             Act::File { .. } => true,
             Act::Unit { now, .. } => now.enabled.is_some(),
-            Act::Write { .. } | Act::Add { .. } | Act::Directory { .. } | Act::Leftover { .. } => {
-                false
-            }
+            Act::Directory { path } => !path.starts_with("/sys"),
+            Act::Write { .. } | Act::Add { .. } | Act::Leftover { .. } => false,
         }
     }
 }

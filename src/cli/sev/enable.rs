@@ -95,9 +95,10 @@ pub(super) fn enable(args: &EnableArgs, common: &Common) -> u8 {
         tell(&plan, common);
         return 0;
     }
-    let tuner = Tuner::new(&Root(common.host_root.clone()));
+    let root = Root(common.host_root.clone());
+    let tuner = Tuner::new(&root);
     // Nobody has to undo it when this process is gone: it is to stay.
-    let begun = tuner.begin(&plan.changes(), SEV_ENABLE, true, |_| Ok(()));
+    let begun = tuner.begin(&plan.changes(&root), SEV_ENABLE, true, |_| Ok(()));
     let told = match begun {
         Ok((begun, _)) => {
             for undone in begun.replayed.iter().filter(|u| u.is_warning()) {

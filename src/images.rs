@@ -414,6 +414,9 @@ impl ImageError {
             Self::Secret { from, why } if why.ends_with("read by others") => {
                 format!("Let nobody else read it: chmod 600 {from}")
             }
+            Self::ReadSecret(from, source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                format!("It is to be this user's alone: sudo chown \"$USER\" {from}; chmod 600 {from}")
+            }
             Self::NoQemuImg(_) => "Install it: apt-get install qemu-utils (SUSE: qemu-tools, Fedora: qemu-img); raw images need no program".into(),
             Self::Reserve { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
                 "This file system cannot reserve room: use preallocation full, or off".into()

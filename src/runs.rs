@@ -2,8 +2,9 @@
 //!
 //! A run that needs no state makes none. One with `control: true` has `BASE/RUNID`, mode 0700, with its socket in it
 //! and [`RECORD`], which says whose it is. `BASE` is `$XDG_RUNTIME_DIR/vsc` (XDG Base Directory Specification: a
-//! directory of this user, mode 0700, gone with their last session), for root `/run/vsc`. `RUNID` is the
-//! time of the start in seconds and microseconds after 1970, and the process: unique on this host, sorted by time.
+//! directory of this user, mode 0700, gone with their last session), where that is not set `/run/user/UID/vsc`, for
+//! root `/run/vsc`. `RUNID` is the time of the start in seconds and microseconds after 1970, and the process: unique on
+//! this host, sorted by time.
 //!
 //! While the run lives it holds a lock (flock(2)) on its directory, which the kernel gives up when the process ends,
 //! however it ends. A directory without it is what a dead run left.
@@ -39,8 +40,9 @@ const ATTEMPTS: u32 = 100;
 pub enum RunsError {
     /// The user has no directory for such things.
     #[error(
-        "there is no place for the state of a run: XDG_RUNTIME_DIR is not set (log in with a session, or set it to a \
-         directory of yours with mode 0700)"
+        "there is no place for the state of a run: XDG_RUNTIME_DIR is not set, and there is no /run/user/{} (log in with \
+         a session, or: mkdir -m 700 ~/.vsc-run; export XDG_RUNTIME_DIR=~/.vsc-run)",
+        sys::user()
     )]
     NoPlace,
     /// A directory that somebody else could change.
@@ -77,24 +79,46 @@ fn system(action: &'static str, path: &Path) -> impl Fn(Errno) -> RunsError {
 /// # Errors
 /// There is no such place, or it is somebody else's.
 pub fn base(runtime: Option<&Path>) -> Result<PathBuf, RunsError> {
-    let user = sys::user();
-    if user == 0 {
+    if sys::is_system() {
         // `su` and `sudo -E` keep the variable of whoever called them.
         return Ok(SYSTEM.into());
     }
-    let path = runtime.filter(|path| path.is_absolute());
-    let path = path.ok_or(RunsError::NoPlace)?;
-    let stranger = |why: String| RunsError::Stranger {
-        path: path.to_owned(),
-        why,
+    let path = match runtime.filter(|path| path.is_absolute()) {
+        Some(path) => path.to_owned(),
+        None => of_session().ok_or(RunsError::NoPlace)?,
     };
-    match owner(path)? {
-        Some(owner) if owner == user => Ok(path.join("vsc")),
-        Some(owner) => Err(stranger(format!("XDG_RUNTIME_DIR belongs to user {owner}"))),
-        None => Err(stranger(
-            "XDG_RUNTIME_DIR names it, and it is not there".into(),
-        )),
+    match unfit(&path)? {
+        None => Ok(path.join("vsc")),
+        Some(why) => Err(RunsError::Stranger { path, why }),
     }
+}
+
+/// The directory that logind made for this user (pam_systemd(8)), whom `su`, cron and the like do not tell of it.
+pub(crate) fn of_session() -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/run/user/{}", sys::user()));
+    matches!(unfit(&path), Ok(None)).then_some(path)
+}
+
+/// Why a directory is nothing for this user's runs.
+fn unfit(path: &Path) -> Result<Option<String>, RunsError> {
+    let stat = match rustix::fs::stat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => {
+            return Ok(Some("XDG_RUNTIME_DIR names it, and it is not there".into()));
+        }
+        Err(e) => return Err(system("look at", path)(e)),
+    };
+    let others = stat.st_mode & 0o022 != 0;
+    Ok(if stat.st_uid != sys::user() {
+        Some(format!("XDG_RUNTIME_DIR belongs to user {}", stat.st_uid))
+    } else if others {
+        Some(format!(
+            "others may write to XDG_RUNTIME_DIR: chmod 700 {}",
+            path.display()
+        ))
+    } else {
+        None
+    })
 }
 
 /// A name for a run of this process that begins now.
@@ -104,14 +128,6 @@ pub fn new_id() -> String {
         .unwrap_or_default();
     let (seconds, micros) = (now.as_secs(), now.subsec_micros());
     format!("{seconds}.{micros:06}-{}", std::process::id())
-}
-
-fn owner(path: &Path) -> Result<Option<u32>, RunsError> {
-    match rustix::fs::stat(path) {
-        Ok(stat) => Ok(Some(stat.st_uid)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(system("look at", path)(e)),
-    }
 }
 
 /// Opens a directory that only this user may change, and that no link leads to.
@@ -526,11 +542,11 @@ mod tests {
         let told = RunDir::make(&link, &new_id(), "x").unwrap_err().to_string();
         assert!(told.contains("others may write"), "{told}");
         assert_eq!(std::fs::read_dir(&link).unwrap().count(), 0);
-        if sys::user() == 0 {
+        if sys::is_system() {
             assert_eq!(base(Some(&place.0)).unwrap(), Path::new(SYSTEM));
         } else {
             assert_eq!(base(Some(&place.0)).unwrap(), place.0.join("vsc"));
-            assert!(matches!(base(None), Err(RunsError::NoPlace)));
+            assert_eq!(base(None).is_ok(), of_session().is_some());
             assert!(matches!(
                 base(Some(Path::new("/"))),
                 Err(RunsError::Stranger { .. })

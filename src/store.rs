@@ -131,6 +131,15 @@ impl Store {
             match files::make_directory(place) {
                 // Somebody else was faster.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && place.is_dir() => {}
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(StoreError::Unusable {
+                        directory: self.0.clone(),
+                        why: format!(
+                            "this user may not make {}; --store names another, and so do $XDG_DATA_HOME and $HOME",
+                            place.display()
+                        ),
+                    });
+                }
                 Err(e) => return Err(failed("make the directory", place)(e)),
                 Ok(()) => {}
             }

@@ -15,6 +15,13 @@ use zeroize::Zeroize;
 
 use crate::sev::host::Firmware;
 
+/// Whether this process is root of a system: /run is root's. In a user namespace that somebody without rights made
+/// (`unshare -r`), it is not.
+pub(crate) fn is_system() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    user() == 0 && std::fs::metadata("/run").map_or(true, |run| run.uid() == 0)
+}
+
 /// How [`rename`] treats what is at the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rename {

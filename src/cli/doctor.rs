@@ -127,7 +127,7 @@ fn kvm(facts: &LiveFacts, root: &Root) -> Check {
         works: host.kind != HostKind::None,
         needed: true,
         detail: host.describe(),
-        remedy: host.remedy(),
+        remedy: host.remedy(&root.0),
     };
     let module = |name: &str| root.at("/sys/module").join(name).exists();
     let flags = facts.cpu_flags();

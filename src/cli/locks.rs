@@ -221,7 +221,10 @@ fn list(image: Option<&Path>, common: &Common) -> u8 {
     let rows: Vec<_> = rows.collect();
     let head = ["PID", "VM", "PROGRAM", "SINCE", "ACCESS", "BYTES", "FILE"];
     let mut text = match (rows.is_empty(), image) {
-        (true, None) => "no image is locked\n".to_owned(),
+        (true, None) if rustix::process::geteuid().is_root() => "no image is locked\n".to_owned(),
+        (true, None) => {
+            "no image is locked by a process that this user may look at; root sees all\n".to_owned()
+        }
         (true, Some(image)) => format!(
             "no process seen here locks {}\n",
             shown(&image.display().to_string())

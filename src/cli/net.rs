@@ -106,7 +106,7 @@ pub(super) fn run(args: &NetArgs, common: &Common) -> u8 {
             key: format!("nets[{index}]"),
             commands: commands(dev, &bridge, queues, mtu),
             sudo: sudo_line(dev, &bridge, queues, mtu, user),
-            obstacle: obstacle(&bridge, queues, helper.is_err(), common),
+            obstacle: obstacle(&bridge, queues, helper.as_deref().ok(), common),
             bridge,
             queues,
         });
@@ -158,7 +158,7 @@ fn mtu(bridge: &str, common: &Common) -> Option<u32> {
 }
 
 /// Why vsc-helper would not do it, as far as this user may see.
-fn obstacle(bridge: &str, queues: u16, no_helper: bool, common: &Common) -> Option<String> {
+fn obstacle(bridge: &str, queues: u16, helper: Option<&Path>, common: &Common) -> Option<String> {
     if !is_interface_name(bridge) {
         return Some(format!(
             "vsc-helper takes no bridge of such a name: {bridge:?}"
@@ -173,9 +173,9 @@ fn obstacle(bridge: &str, queues: u16, no_helper: bool, common: &Common) -> Opti
     if !link(bridge, common).join("bridge").is_dir() {
         return Some(format!("{bridge} is no bridge of this host"));
     }
-    if no_helper {
+    let Some(helper) = helper else {
         return Some("vsc-helper is not installed".to_owned());
-    }
+    };
     if common.host_root != Path::new("/") {
         return None;
     }
@@ -187,7 +187,8 @@ fn obstacle(bridge: &str, queues: u16, no_helper: bool, common: &Common) -> Opti
     };
     let names = Names::read(Path::new("/"));
     let decision = policy::read().and_then(|text| policy::decide(&text, bridge, &who, &names));
-    decision.err().map(|e| e.to_string())
+    let refused = decision.err().map(|e| e.to_string());
+    refused.or_else(|| tap::powerless(helper))
 }
 
 fn told(answer: &Answer) -> String {

@@ -66,9 +66,9 @@ pub(super) fn compile(
             "RLIMIT_MEMLOCK is {most} bytes, and {size} bytes are needed; the process has no CAP_IPC_LOCK"
         ));
         d.help = Some(format!(
-            "As root: echo \"USER - memlock {}\" >/etc/security/limits.d/vsc.conf, and log in again; a service has \
-             LimitMEMLOCK=; or `memory: {{locked: false}}`",
-            size.div_ceil(1024)
+            "`ulimit -l {kib}` needs a hard limit that allows it: as root echo \"USER - memlock {kib}\" \
+             >/etc/security/limits.d/vsc.conf, and log in again; a service has LimitMEMLOCK=; or `memory: {{locked: false}}`",
+            kib = size.div_ceil(1024)
         ));
         backing.locked = !lacks.push(parsed, "memory.locked", d);
     }

@@ -149,7 +149,13 @@ fn check_image(
     let d = match facts.file(path) {
         Err(FileError::Missing) => Diagnostic::error("E-DISK-MISSING", span, format!("There is no disk image {shown}"))
             .help("Paths are relative to the scenario's directory. `size: 1G` makes an empty one at the first run"),
-        Err(error) => Diagnostic::error("E-DISK-READ", span, format!("The disk image {shown} cannot be used: {error}")),
+        Err(error) => {
+            let d = Diagnostic::error("E-DISK-READ", span, format!("The disk image {shown} cannot be used: {error}"));
+            match error {
+                FileError::Denied => d.help(format!("Its owner or root can allow it: setfacl -m u:\"$USER\":rw {shown}; every directory above it needs x")),
+                _ => d,
+            }
+        }
         Ok(file) => match file.kind {
             FileKind::Directory => Diagnostic::error("E-DISK-KIND", span, format!("{shown} is a directory, not a disk image"))
                 .help("Name an image file; sharing directories is not in this build yet"),

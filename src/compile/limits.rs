@@ -427,11 +427,16 @@ fn find(slice: Option<&Path>, values: &[Limit], facts: &dyn Facts) -> Result<Fou
     };
     let has = words(&root.join("cgroup.controllers")).ok_or_else(|| {
         let there = facts.exists(root);
-        let what = if there { "cgroup v1" } else { "no cgroups" };
+        let (what, help) = match there {
+            true => ("cgroup v1", "Boot it with systemd.unified_cgroup_hierarchy=1"),
+            false => (
+                "no cgroups",
+                "As root: mount -t cgroup2 cgroup2 /sys/fs/cgroup; a container is given them by its engine",
+            ),
+        };
         (
             format!("This host has {what}, and limits are kept by cgroup v2"),
-            "Boot it with systemd.unified_cgroup_hierarchy=1; `timeout` works everywhere"
-                .to_owned(),
+            format!("{help}; `timeout` works everywhere"),
         )
     })?;
     let mut needed: Vec<&str> = values
@@ -464,7 +469,7 @@ fn find(slice: Option<&Path>, values: &[Limit], facts: &dyn Facts) -> Result<Fou
             .to_owned(),
     };
     let remedy = || {
-        "systemd-run --user --scope vsc-run …, or as root `limits: {slice: machine.slice}`"
+        "systemd-run --user --scope -p Delegate=yes vsc-run … gives it one, or as root `limits: {slice: machine.slice}`"
             .to_owned()
     };
     let mut slices = Vec::new();
@@ -493,7 +498,8 @@ fn find(slice: Option<&Path>, values: &[Limit], facts: &dyn Facts) -> Result<Fou
                 "There is no controller `{lack}` in the cgroup {}",
                 level.display()
             );
-            let help = "The kernel has it not (/proc/cgroups), or cgroup v1 or whoever delegates keeps it (Delegate=)";
+            let help = "The kernel has it not (/proc/cgroups), cgroup v1 has it, or whoever delegates keeps it: as a user, \
+                        systemd-run --user --scope -p Delegate=yes vsc-run …";
             return Err((message, help.to_owned()));
         }
         let file = level.join(CONTROL);

@@ -61,7 +61,7 @@ pub(super) enum Right {
     RealTime,
 }
 
-/// How much of it this process has; `None`: as much as it likes, or the host does not tell.
+/// How much of it this process can have; `None`: as much as it likes, or the host does not tell.
 pub(super) fn limit(right: Right, facts: &dyn Facts) -> Option<u64> {
     let (row, capability) = match right {
         Right::Lock => ("Max locked memory", Some(CAP_IPC_LOCK)),
@@ -70,10 +70,16 @@ pub(super) fn limit(right: Right, facts: &dyn Facts) -> Option<u64> {
     };
     let limits = facts.text(Path::new("/proc/self/limits"))?;
     let line = limits.lines().find_map(|l| l.strip_prefix(row))?;
-    let soft = line.split_ascii_whitespace().next()?;
+    let mut limits = line.split_ascii_whitespace();
+    let soft = limits.next()?;
+    let most = match right {
+        // The machine raises its own, as far as it may.
+        Right::Lock => limits.next()?,
+        Right::Priority | Right::RealTime => soft,
+    };
     // `unlimited` is no number.
-    let soft = soft.parse::<u64>().ok()?;
-    (!capability.is_some_and(|c| has(c, facts))).then_some(soft)
+    let most = most.parse::<u64>().ok()?;
+    (!capability.is_some_and(|c| has(c, facts))).then_some(most)
 }
 
 /// Whether this process has a capability that counts: one of a user namespace lifts no limit of the host.

@@ -492,6 +492,12 @@ pub fn held_by(proc: &Path, image: &Path, read_only: bool, others: &[(String, Pa
             same.join(" and ")
         );
     }
+    if let Some(suspect) = suspect(proc, image) {
+        return format!(
+            "E-LOCKED: {shown} is held by a process that /proc does not show to this user, by its command line {suspect}: \
+             end that machine or use a copy (`sudo vsc-run locks list` shows who it is)"
+        );
+    }
     let whose = match sys::user() {
         0 => "",
         _ => "of another user (`sudo vsc-run locks list` shows it), ",
@@ -500,6 +506,34 @@ pub fn held_by(proc: &Path, image: &Path, read_only: bool, others: &[(String, Pa
         "E-LOCKED: {shown} is held by a process that /proc does not show here: {whose}in another container or on \
          another host: end that machine or use a copy"
     )
+}
+
+/// A process whose descriptors this user may not look at, and whose command line names the image, which everybody may
+/// read (proc_pid_cmdline(5)).
+fn suspect(proc: &Path, image: &Path) -> Option<String> {
+    let wanted = Wanted::of(&fs::metadata(image).ok()?);
+    let name = image.file_name()?;
+    let names_it = |word: &[u8]| {
+        let parts = word.split(|byte| matches!(byte, b'=' | b','));
+        let mut paths = parts.map(|part| Path::new(OsStr::from_bytes(part)));
+        // A path of another process may lead elsewhere here; one that is relative to its directory tells its name only.
+        paths.any(|path| {
+            path.file_name() == Some(name)
+                && (path.is_relative() || fs::metadata(path).is_ok_and(|meta| wanted.is(&meta)))
+        })
+    };
+    processes(proc).into_iter().find_map(|pid| {
+        let dir = proc.join(pid.to_string());
+        let closed = fs::read_dir(dir.join("fdinfo"));
+        closed
+            .err()
+            .filter(|e| e.kind() == io::ErrorKind::PermissionDenied)?;
+        let line = fs::read(dir.join("cmdline")).ok()?;
+        line.split(|byte| *byte == 0).find(|word| names_it(word))?;
+        let user = fs::metadata(&dir).ok()?.uid();
+        let holder = describe(proc, pid, image.to_owned());
+        Some(format!("{} of user {user}", holder.sentence()))
+    })
 }
 
 /// Locks a regular file as a machine would that writes it, until the file is closed. `None`: it is none, or may not be

@@ -5,6 +5,7 @@
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -129,6 +130,36 @@ pub fn find() -> Result<PathBuf, Vec<PathBuf>> {
         Some(path) => Ok(path.clone()),
         None => Err(looked),
     }
+}
+
+/// Why a helper that this process starts would have no CAP_NET_ADMIN; `None`: it would.
+pub fn powerless(helper: &Path) -> Option<String> {
+    use rustix::fs::{StatVfsMountFlags, getxattr, statvfs};
+    use rustix::thread::{CapabilitySet, capabilities};
+    let own = capabilities(None).is_ok_and(|c| c.permitted.contains(CapabilitySet::NET_ADMIN));
+    if sys::user() == 0 && own {
+        return None;
+    }
+    let meta = std::fs::metadata(helper).ok()?;
+    // S_ISUID; capabilities(7) for the attribute's name.
+    let setuid = meta.mode() & 0o4000 != 0 && meta.uid() == 0;
+    let capable = getxattr(helper, "security.capability", &mut [0u8; 64][..]).is_ok();
+    let shown = helper.display();
+    if !setuid && !capable {
+        return Some(format!(
+            "{shown} has no CAP_NET_ADMIN; root gives it: sudo setcap cap_net_admin+ep {shown}"
+        ));
+    }
+    let nosuid = statvfs(helper).is_ok_and(|s| s.f_flag.contains(StatVfsMountFlags::NOSUID));
+    if nosuid {
+        return Some(format!(
+            "{shown} lies on a file system that is mounted nosuid"
+        ));
+    }
+    let bound = rustix::thread::no_new_privs().unwrap_or(false);
+    bound.then(|| {
+        "no program that this process starts may have more rights than it (no_new_privs)".to_owned()
+    })
 }
 
 impl Request {

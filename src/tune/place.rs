@@ -116,7 +116,7 @@ impl Place {
             let inside = |within: &OwnedFd, name: &str| {
                 if make {
                     // Everybody may see which runs of root's want to be seen.
-                    let open = self.shared && name == OURS && crate::sys::user() == 0;
+                    let open = self.shared && name == OURS && crate::sys::is_system();
                     let mode = Mode::from_raw_mode(if open { 0o755 } else { 0o700 });
                     step();
                     match mkdirat(within, name, mode) {

@@ -103,7 +103,7 @@ pub(super) fn shown(before: &Before) -> String {
 
 impl Tuner {
     /// For the host below `root`, by this process's user. Root's journals are in /run and /var/lib, those of others
-    /// in $XDG_RUNTIME_DIR and $XDG_STATE_HOME (XDG Base Directory Specification); of a tree that stands in for the
+    /// in $XDG_RUNTIME_DIR (or /run/user/UID) and $XDG_STATE_HOME (XDG Base Directory Specification); of a tree that stands in for the
     /// host, in that tree's /run and /var/lib.
     pub fn new(root: &Root) -> Self {
         let path = |name: &str| {
@@ -111,13 +111,13 @@ impl Tuner {
             path.is_absolute().then_some(path)
         };
         let root = Root(std::path::absolute(&root.0).unwrap_or_else(|_| root.0.clone()));
-        let (volatile, lasting) = match root == Root::default() && crate::sys::user() != 0 {
+        let (volatile, lasting) = match root == Root::default() && !crate::sys::is_system() {
             false => (Some(root.at("/run")), Some(root.at("/var/lib"))),
             true => {
                 let home = || Some(path("HOME")?.join(".local/state"));
                 let state = path("XDG_STATE_HOME").or_else(home);
                 // Without a directory that goes with the session, the boot is told by the journal's own lines.
-                let runtime = path("XDG_RUNTIME_DIR");
+                let runtime = path("XDG_RUNTIME_DIR").or_else(crate::runs::of_session);
                 (
                     runtime.or_else(|| Some(state.as_ref()?.join("vsc/volatile"))),
                     state,

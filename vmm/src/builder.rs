@@ -361,7 +361,7 @@ fn no_kvm(error: KvmError) -> BuildError {
         return error.into();
     }
     let host = Host::probe();
-    match host.remedy() {
+    match host.remedy(Path::new("/")) {
         Some(remedy) => BuildError::NoKvm {
             why: host.describe(),
             remedy: format!("try: {remedy}"),

@@ -139,12 +139,27 @@ pub(super) fn plan(
     disks::plan(&mut planner);
     kvm::plan(&mut planner);
     hugepages::plan(&mut planner, problems);
-    let changes = planner.changes;
+    let mut changes = planner.changes;
     // A container is looked for only where that matters.
     let container = (!changes.is_empty()).then(|| facts.container()).flatten();
+    if container.is_none() {
+        changes.iter_mut().for_each(|change| denied(change, facts));
+    }
     HostPlan {
         changes,
         skipped_all: container.map(|c| format!("in container: host tuning disabled ({c})")),
+    }
+}
+
+/// Says where only root could make a change.
+fn denied(change: &mut HostChange, facts: &dyn Facts) {
+    let writes = matches!(change.act, Some(Act::Write { .. })) && change.skipped.is_none();
+    if writes && !facts.may_write(&change.path) {
+        let why = "this user may not write it: as root";
+        change.note = Some(match change.note.take() {
+            Some(note) => format!("{note}; {why}"),
+            None => why.to_owned(),
+        });
     }
 }
 

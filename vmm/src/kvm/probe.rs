@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
@@ -31,6 +32,8 @@ pub enum Missing {
     Absent,
     /// The node may not be opened by this user.
     NotPermitted,
+    /// The devices of this process's cgroup are others.
+    Withheld,
     /// The node exists but has no driver behind it.
     NoDriver,
     /// Another hypervisor holds the processor's virtualization.
@@ -103,9 +106,10 @@ impl Host {
         }
     }
 
-    /// The one command, or step, that mends it; `None` when nothing is wrong or nothing here can mend it.
-    pub fn remedy(self) -> Option<String> {
-        self.missing.map(Missing::remedy)
+    /// The one command, or step, that mends it on the host below `root`; `None` when nothing is wrong or nothing here
+    /// can mend it.
+    pub fn remedy(self, root: &Path) -> Option<String> {
+        self.missing.map(|missing| missing.remedy(root))
     }
 }
 
@@ -113,7 +117,9 @@ impl Missing {
     fn from_error(e: &io::Error) -> Self {
         match e.raw_os_error() {
             Some(libc::ENOENT) => Self::Absent,
-            Some(libc::EACCES | libc::EPERM) => Self::NotPermitted,
+            Some(libc::EACCES) => Self::NotPermitted,
+            // devcgroup_check_permission of Linux.
+            Some(libc::EPERM) => Self::Withheld,
             Some(libc::ENXIO | libc::ENODEV) => Self::NoDriver,
             Some(libc::EBUSY) => Self::Busy,
             other => Self::Other(other.unwrap_or(0)),
@@ -124,6 +130,10 @@ impl Missing {
         match self {
             Self::Absent => "no KVM: /dev/kvm does not exist".into(),
             Self::NotPermitted => "no KVM: /dev/kvm may not be opened by this user".into(),
+            Self::Withheld => {
+                "no KVM: /dev/kvm is none of the devices that this container or service may use"
+                    .into()
+            }
             Self::NoDriver => "no KVM: /dev/kvm has no driver behind it".into(),
             Self::Busy => "no KVM: another hypervisor holds the processor's virtualization".into(),
             Self::Other(errno) => {
@@ -132,15 +142,55 @@ impl Missing {
         }
     }
 
-    fn remedy(self) -> String {
+    fn remedy(self, root: &Path) -> String {
         match self {
             Self::Absent | Self::NoDriver => {
                 let vendor = if is_amd() { "kvm_amd" } else { "kvm_intel" };
                 format!("sudo modprobe {vendor}")
             }
-            Self::NotPermitted => "sudo usermod -aG kvm \"$USER\" && newgrp kvm".into(),
+            Self::NotPermitted => {
+                let node = std::fs::metadata(root.join("dev/kvm"));
+                let node = node.map(|node| (node.permissions().mode(), node.gid()));
+                let groups = std::fs::read_to_string(root.join("etc/group")).unwrap_or_default();
+                permission(node.ok(), &groups)
+            }
+            Self::Withheld => {
+                "start the container with --device=/dev/kvm, or the service with DeviceAllow=/dev/kvm rw".into()
+            }
             Self::Busy => "sudo modprobe -r vboxnetadp vboxnetflt vboxdrv vmnet vmmon".into(),
             Self::Other(_) => "sudo dmesg | grep -i kvm".into(),
+        }
+    }
+}
+
+/// How a user comes to open /dev/kvm, by its mode and group and the lines of /etc/group (group(5)).
+fn permission(node: Option<(u32, u32)>, groups: &str) -> String {
+    /// Whoever has no number in this user namespace (/proc/sys/kernel/overflowgid, as it mostly is).
+    const NOBODY: u32 = 65534;
+    let found = |field: usize, value: &str| {
+        groups.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            (fields.get(field) == Some(&value)).then(|| fields.first().copied().unwrap_or_default())
+        })
+    };
+    let join = |group: &str| format!("sudo usermod -aG {group} \"$USER\" && newgrp {group}");
+    match node {
+        Some((_, NOBODY)) | None => join("kvm"),
+        Some((mode, gid)) if mode & 0o060 == 0o060 && gid != 0 => {
+            match found(2, &gid.to_string()) {
+                Some(group) => join(group),
+                None => format!(
+                    "sudo groupadd -g {gid} kvm-{gid} && {}",
+                    join(&format!("kvm-{gid}"))
+                ),
+            }
+        }
+        Some(_) => {
+            let make = found(0, "kvm").map_or("sudo groupadd -r kvm && ", |_| "");
+            format!(
+                "{make}sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && {}",
+                join("kvm")
+            )
         }
     }
 }
@@ -256,16 +306,41 @@ mod tests {
         for (errno, missing, word) in [
             (libc::ENOENT, Missing::Absent, "modprobe"),
             (libc::EACCES, Missing::NotPermitted, "usermod"),
+            (libc::EPERM, Missing::Withheld, "--device=/dev/kvm"),
             (libc::ENXIO, Missing::NoDriver, "modprobe"),
             (libc::EBUSY, Missing::Busy, "modprobe -r"),
             (libc::EIO, Missing::Other(libc::EIO), "dmesg"),
         ] {
-            let host = Host::classify(Path::new("/"), Err(io::Error::from_raw_os_error(errno)));
+            let nowhere = Path::new("/nonexistent");
+            let host = Host::classify(nowhere, Err(io::Error::from_raw_os_error(errno)));
             assert_eq!((host.kind, host.missing), (HostKind::None, Some(missing)));
-            assert!(host.remedy().is_some_and(|r| r.contains(word)));
+            assert!(host.remedy(nowhere).is_some_and(|r| r.contains(word)));
             assert!(host.describe().starts_with("no KVM: "));
             assert!(!host.boots(Flavour::Stock) && !host.boots(Flavour::Cpl3));
         }
+    }
+
+    #[test]
+    fn permission_comes_from_the_group_that_the_node_has() {
+        let groups = "root:x:0:\nkvm:x:108:ada\nvirt:x:200:\n";
+        let join = "sudo usermod -aG kvm \"$USER\" && newgrp kvm";
+        for node in [None, Some((0o660, 65534))] {
+            assert_eq!(permission(node, "nogroup:x:65534:"), join);
+        }
+        assert_eq!(permission(Some((0o20660, 108)), groups), join);
+        assert_eq!(
+            permission(Some((0o660, 200)), groups),
+            join.replace("kvm", "virt")
+        );
+        let unnamed = permission(Some((0o660, 300)), groups);
+        let named = join.replace("kvm", "kvm-300");
+        assert_eq!(unnamed, format!("sudo groupadd -g 300 kvm-300 && {named}"));
+        let open = format!("sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && {join}");
+        for node in [(0o600, 0), (0o660, 0), (0o640, 108)] {
+            assert_eq!(permission(Some(node), groups), open, "{node:?}");
+        }
+        let both = permission(Some((0o600, 0)), "root:x:0:\n");
+        assert_eq!(both, format!("sudo groupadd -r kvm && {open}"));
     }
 
     #[test]

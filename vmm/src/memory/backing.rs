@@ -136,6 +136,7 @@ pub(crate) fn lock(memory: &Memory, backing: &Backing) -> Result<(), MemoryError
     }
     let places = places(memory);
     let size: usize = places.iter().map(|(_, len)| len).sum();
+    raise_limit();
     for (address, len) in places {
         // SAFETY: the range is a mapping of guest memory; locking changes no content.
         let result = unsafe { libc::mlock2(address as *const _, len, libc::MLOCK_ONFAULT) };
@@ -149,6 +150,22 @@ pub(crate) fn lock(memory: &Memory, backing: &Backing) -> Result<(), MemoryError
         }
     }
     Ok(())
+}
+
+/// Raises `RLIMIT_MEMLOCK` as far as this process may without any rights. Whether that is enough, mlock2 tells.
+fn raise_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure outlives both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit);
+        }
+    }
 }
 
 /// `RLIMIT_MEMLOCK` in words.

@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use render::quoted;
+pub use render::{Words, columns, shown};
 use render::{clip_around, line_starts, locate, render_one};
-pub use render::{columns, shown};
 
 /// Most messages that are shown: whoever has more starts with these.
 const MOST_SHOWN: usize = 200;

@@ -311,7 +311,7 @@ fn a_program_that_makes_something_else_is_found_out_and_the_bar_shows_its_work()
     expect_code(&output, 125);
     assert_eq!(
         text(&output.stderr),
-        "vsc-run: qemu-img refused (exit code 3): no mood\n"
+        "error[E-DISK]: qemu-img refused (exit code 3): no mood\n"
     );
     assert_eq!(dir.names(), ["bin", "gate"]);
 }

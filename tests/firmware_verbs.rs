@@ -270,7 +270,7 @@ fn a_directory_can_stand_for_qemus() {
         expect_code(&output, 125);
         assert_eq!(
             text(&output.stderr),
-            "vsc-run: --descriptors /none: there is no such file\n"
+            "error[E-FIRMWARE]: --descriptors /none: there is no such file\n"
         );
     }
 }

@@ -139,7 +139,7 @@ fn of_two_machines_on_one_image_the_second_names_the_first() {
 
     let said = refused(&brief("b", &image, &[]));
     let wanted = format!(
-        "E-LOCKED: {} is held by vm 'a', pid {}, since ",
+        "error[E-LOCKED]: {} is held by vm 'a', pid {}, since ",
         image.display(),
         first.pid()
     );

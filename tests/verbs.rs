@@ -213,7 +213,7 @@ fn a_guest_sees_no_more_than_kvm_can_show_and_only_what_nesting_allows() {
             "{}",
             text(&nested.stderr)
         );
-        assert_eq!(nested.stdout, b"");
+        assert_eq!(json(&nested)["error"]["code"], "E-NESTED");
     }
     let two = run(vsc().args(["cpu", "show", "--json", "--a", "guest", "--cpus", "2"]));
     assert!(flags(&json(&two)).contains("ht"));

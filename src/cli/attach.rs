@@ -36,7 +36,7 @@ pub(super) fn run(args: &AttachArgs, common: &Common) -> u8 {
     let stream = match UnixStream::connect(&args.socket) {
         Ok(stream) => stream,
         Err(e) => {
-            say::err(&format!(
+            say::error(&format!(
                 "cannot attach to {}: {e}; is the machine running? (vsc-run ps)",
                 args.socket.display()
             ));
@@ -52,10 +52,11 @@ pub(super) fn run(args: &AttachArgs, common: &Common) -> u8 {
     let (signals, terminal) = match terminal {
         Ok(taken) => taken,
         Err(e) => {
-            say::err(&format!("cannot set up signals or the terminal: {e}"));
+            say::error(&format!("cannot set up signals or the terminal: {e}"));
             return crate::FAILED;
         }
     };
+    say::answered();
     if terminal.is_some() && !common.quiet {
         say::err_raw("attached; Ctrl-A x leaves\r\n");
     }
@@ -72,7 +73,7 @@ pub(super) fn run(args: &AttachArgs, common: &Common) -> u8 {
         Ok(End::Left) => 0,
         Ok(End::Signal(signal)) => crate::run::ending::SIGNAL_BASE.saturating_add(signal as u8),
         Err(e) => {
-            say::err(&format!("the connection broke: {e}"));
+            say::error(&format!("the connection broke: {e}"));
             crate::FAILED
         }
     }

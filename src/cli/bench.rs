@@ -94,7 +94,7 @@ pub(super) fn run(args: &BenchArgs, common: &Common) -> u8 {
             0
         }
         Err(message) => {
-            say::err(&message);
+            say::error(&message);
             crate::FAILED
         }
     }

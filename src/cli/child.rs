@@ -27,14 +27,13 @@ impl Run {
         if self.status.success() {
             return None;
         }
+        // Its own sentence, else the last line of what it said.
+        let told = self.result["message"].as_str().map(str::to_owned);
         let said = String::from_utf8_lossy(&self.stderr);
-        let said = said.trim_end();
-        Some(match said.lines().last() {
-            Some(last) => format!(
-                "{}: {}",
-                self.status,
-                last.strip_prefix("vsc-run: ").unwrap_or(last)
-            ),
+        let last = said.trim_end().lines().last();
+        let last = last.map(|last| last.strip_prefix("vsc-run: ").unwrap_or(last).to_owned());
+        Some(match told.or(last) {
+            Some(why) => format!("{}: {why}", self.status),
             None => self.status.to_string(),
         })
     }

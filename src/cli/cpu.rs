@@ -121,7 +121,7 @@ pub(super) fn run(args: &CpuArgs, common: &Common) -> u8 {
         }
         Err(message) => {
             if let Some(message) = message {
-                say::err(&message);
+                say::error(&message);
             }
             crate::FAILED
         }

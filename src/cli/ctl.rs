@@ -93,7 +93,7 @@ pub(super) fn run(args: &CtlArgs, common: &Common) -> u8 {
             code
         }
         Err(e) => {
-            say::err(&e.to_string());
+            say::error(&e.to_string());
             crate::FAILED
         }
     }

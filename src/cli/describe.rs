@@ -89,7 +89,7 @@ pub(super) fn version(common: &Common) -> u8 {
     0
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> u8 {
+pub(super) fn completions(args: &CompletionsArgs, common: &Common) -> u8 {
     use clap_complete::shells;
     let mut command = Cli::command();
     let mut script = Vec::new();
@@ -99,11 +99,20 @@ pub(super) fn completions(args: &CompletionsArgs) -> u8 {
         Shell::Zsh => clap_complete::generate(shells::Zsh, &mut command, name, &mut script),
         Shell::Fish => clap_complete::generate(shells::Fish, &mut command, name, &mut script),
     }
-    say::out(&String::from_utf8_lossy(&script));
+    text("script", &script, common)
+}
+
+/// A text as the answer, or as a field of it.
+fn text(name: &str, bytes: &[u8], common: &Common) -> u8 {
+    let text = String::from_utf8_lossy(bytes);
+    match common.json {
+        true => say::out(&format!("{:#}\n", serde_json::json!({ name: text }))),
+        false => say::out(&text),
+    }
     0
 }
 
-pub(super) fn man(args: &ManArgs) -> u8 {
+pub(super) fn man(args: &ManArgs, common: &Common) -> u8 {
     let mut command = Cli::command();
     // Gives the verbs their full names and the options that all of them take.
     command.build();
@@ -115,17 +124,16 @@ pub(super) fn man(args: &ManArgs) -> u8 {
         }),
     };
     let Some(page) = page else {
-        say::err(&format!(
+        say::error(&format!(
             "there is no verb {}",
             args.verb.as_deref().unwrap_or_default()
         ));
         return crate::FAILED;
     };
-    let mut text = Vec::new();
-    if let Err(e) = clap_mangen::Man::new(page).render(&mut text) {
-        say::err(&format!("cannot write the page: {e}"));
+    let mut bytes = Vec::new();
+    if let Err(e) = clap_mangen::Man::new(page).render(&mut bytes) {
+        say::error(&format!("cannot write the page: {e}"));
         return crate::FAILED;
     }
-    say::out(&String::from_utf8_lossy(&text));
-    0
+    text("page", &bytes, common)
 }

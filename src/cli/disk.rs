@@ -21,6 +21,7 @@ use super::export::describe;
 use super::run::{KeyArgs, Source};
 use crate::run::ending::SIGNAL_BASE;
 use crate::run::signals::Signals;
+use crate::say::Fault;
 use crate::{run, say};
 
 mod bar;
@@ -145,17 +146,22 @@ fn tell(remarks: Vec<Remark>) {
         })
         .collect();
     let color = io::stderr().is_terminal();
-    say::err_raw(&Diagnostics::new(list, Arc::new(Sources::default())).render(color));
+    let messages = Diagnostics::new(list, Arc::new(Sources::default()));
+    for record in messages.records() {
+        say::keep(serde_json::to_value(record).unwrap_or_default());
+    }
+    say::err_raw(&messages.render(color));
 }
 
 fn failed(error: ImageError) -> u8 {
     match error {
         ImageError::Refused(remarks) => tell(remarks),
         error => {
-            say::err(&run::chain(&error));
-            if let Some(help) = error.help() {
-                say::err_raw(&format!("  help: {help}\n"));
-            }
+            let fault = Fault::error(&run::chain(&error));
+            match error.help() {
+                Some(help) => fault.help(help).say(),
+                None => fault.say(),
+            };
         }
     }
     crate::FAILED
@@ -167,7 +173,7 @@ fn create(args: CreateArgs, common: &Common) -> u8 {
         && let Some(named @ ("qcow2" | "qcow" | "qed" | "vmdk" | "vdi" | "vhd" | "vhdx")) =
             extension
     {
-        say::err(&format!(
+        say::error(&format!(
             "the name ends in .{named}, and without --format the image would be raw: say --format qcow2 or --format raw"
         ));
         return crate::FAILED;
@@ -225,7 +231,7 @@ pub(super) fn make(mut spec: ImageSpec, common: &Common) -> Result<Created, u8> 
         spec.secret = Some(SecretSource::Given(secret));
     }
     let signals = Signals::take().map_err(|e| {
-        say::err(&format!("cannot watch for signals: {e}"));
+        say::error(&format!("cannot watch for signals: {e}"));
         crate::FAILED
     })?;
     let mut watch = Watch {
@@ -238,7 +244,7 @@ pub(super) fn make(mut spec: ImageSpec, common: &Common) -> Result<Created, u8> 
             Ok(secret) => spec.secret = Some(SecretSource::Given(secret)),
             Err(prompt::Failure::Signal(signal)) => return Err(signal_code(signal)),
             Err(prompt::Failure::Error(message)) => {
-                say::err(&message);
+                say::error(&message);
                 return Err(crate::FAILED);
             }
         }
@@ -251,12 +257,12 @@ pub(super) fn make(mut spec: ImageSpec, common: &Common) -> Result<Created, u8> 
         Ok(mut created) => {
             notes.append(&mut created.notes);
             for note in &notes {
-                say::err(note);
+                say::note(note);
             }
             created.notes = notes;
             if !common.quiet && !common.json {
                 let path = vsc::diag::shown(&created.path.to_string_lossy());
-                say::err(&format!(
+                say::note(&format!(
                     "made {path}: {}, {}",
                     created.format.word(),
                     bar::amount(created.size)
@@ -330,7 +336,7 @@ fn info(args: &InfoArgs, common: &Common) -> u8 {
     let told = match images::info(&args.file, args.format) {
         Ok(told) => told,
         Err(e) => {
-            say::err(&run::chain(&e));
+            say::error(&run::chain(&e));
             return crate::FAILED;
         }
     };

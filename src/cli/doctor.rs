@@ -64,7 +64,7 @@ pub(super) fn run(args: &DoctorArgs, common: &Common) -> u8 {
     let root = Root(common.host_root.clone());
     let live = root == Root::default();
     if args.self_test && !live {
-        say::err("--self-test runs on this host, not on a directory (--host-root)");
+        say::error("--self-test runs on this host, not on a directory (--host-root)");
         return crate::FAILED;
     }
     let facts = LiveFacts::new(root.clone(), Variables::of_process());
@@ -77,7 +77,7 @@ pub(super) fn run(args: &DoctorArgs, common: &Common) -> u8 {
                 report.self_test = Some(test);
             }
             Err(e) => {
-                say::err(&format!("cannot start this program again: {e}"));
+                say::error(&format!("cannot start this program again: {e}"));
                 return crate::FAILED;
             }
         }

@@ -72,7 +72,10 @@ pub(super) fn check(args: &CheckArgs, common: &Common) -> u8 {
 /// The answer of `check`: an exit code, and with `--json` the same with all messages.
 fn checked(good: bool, common: &Common) -> u8 {
     if common.json {
-        let answer = serde_json::json!({ "ok": good, "messages": say::kept() });
+        let mut answer = serde_json::json!({ "ok": good, "messages": say::kept() });
+        if !good {
+            answer["error"] = serde_json::json!(say::first_error());
+        }
         say::out(&format!("{answer:#}\n"));
     }
     if good { 0 } else { crate::FAILED }

@@ -88,7 +88,7 @@ pub(super) fn domain(source: Source<'_>, sets: &[String], common: &Common) -> u8
         .map(String::as_str)
         .collect();
     if !lost.is_empty() && !common.quiet && !common.json {
-        say::err(&format!("domain XML cannot say {}", lost.join(", ")));
+        say::warning(&format!("domain XML cannot say {}", lost.join(", ")));
     }
     if common.json {
         let answer = serde_json::json!({
@@ -128,9 +128,6 @@ pub(super) fn other(kind: &Path, words: &[OsString], common: &Common) -> Option<
             say::out(&text);
             0
         }
-        Err(why) => {
-            say::err_unkept(&why);
-            crate::FAILED
-        }
+        Err(why) => say::error(&why),
     })
 }

@@ -72,7 +72,7 @@ pub(super) fn run(args: &FirmwareArgs, common: &Common) -> u8 {
     let directory = match directory.transpose() {
         Ok(directory) => directory,
         Err(e) => {
-            say::err(&format!("--descriptors: {e}"));
+            say::error(&format!("--descriptors: {e}"));
             return crate::FAILED;
         }
     };
@@ -83,7 +83,7 @@ pub(super) fn run(args: &FirmwareArgs, common: &Common) -> u8 {
     {
         let Skipped { file, why } = skipped;
         let file = shown(&file.to_string_lossy());
-        say::err(&format!("--descriptors {file}: {why}"));
+        say::error(&format!("--descriptors {file}: {why}"));
         return crate::FAILED;
     }
     match &args.what {
@@ -128,11 +128,13 @@ fn choose(args: &SelectArgs, catalogue: &Catalogue, common: &Common) -> u8 {
             0
         }
         Err(none) => {
+            let nearest = json!(none.nearest);
+            tell(vec![none.diagnostic(Span::NONE)]);
             if common.json {
-                let told = json!({ "executable": null, "nearest": none.nearest });
+                let error = say::first_error();
+                let told = json!({ "executable": null, "nearest": nearest, "error": error });
                 say::out(&format!("{told:#}\n"));
             }
-            tell(vec![none.diagnostic(Span::NONE)]);
             crate::FAILED
         }
     }

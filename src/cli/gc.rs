@@ -1,7 +1,7 @@
 //! `vsc-run gc`: what runs left that were killed together with everything that would have tidied up after them.
 //!
 //! `gc --json` is one object: `dry_run`; `found`: `kind`, `what`, `outcome`, `kept` (it could not be put back or
-//! removed, and stays; never of a dry run, which does not try). Fields are added, never renamed.
+//! removed, and stays; never of a dry run, which does not try); `error` where something could not be looked at. Fields are added, never renamed.
 
 #![forbid(unsafe_code)]
 
@@ -52,14 +52,17 @@ pub(super) fn run(args: &GcArgs, common: &Common) -> u8 {
         match finder(common, args.dry_run) {
             Ok(more) => found.extend(more),
             Err(why) => {
-                say::err(&why);
+                say::error(&why);
                 failed = true;
             }
         }
     }
     failed |= found.iter().any(|found| found.kept);
     if common.json {
-        let value = serde_json::json!({ "dry_run": args.dry_run, "found": found });
+        let mut value = serde_json::json!({ "dry_run": args.dry_run, "found": found });
+        if let Some(error) = say::first_error() {
+            value["error"] = error;
+        }
         say::out(&(serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"));
     } else if found.is_empty() && !failed {
         say::out("nothing to do\n");

@@ -78,7 +78,7 @@ pub(super) fn run(args: &HostArgs, common: &Common) -> u8 {
         }
     };
     outcome.unwrap_or_else(|e| {
-        say::err(&run::chain(&e));
+        say::error(&run::chain(&e));
         crate::FAILED
     })
 }
@@ -126,13 +126,13 @@ fn apply(args: &ScenarioArgs, tuner: &Tuner, common: &Common) -> Outcome {
         return Ok(crate::FAILED);
     };
     if let Some(why) = &description.host.skipped_all {
-        say::err(&format!("the host stays as it is: {why}"));
+        say::error(&format!("the host stays as it is: {why}"));
         return Ok(crate::FAILED);
     }
     let changes = description.host.wanted();
     let (begun, _) = tuner.begin(&changes, name(&description), true, |_| Ok(()))?;
     for undone in begun.replayed.iter().filter(|undone| undone.is_warning()) {
-        say::err(&undone.to_string());
+        say::warning(&format!("W-HOST-LEFT: {undone}"));
     }
     complain(&begun.told, usize::MAX, common);
     let mut told = begun.told;
@@ -218,10 +218,10 @@ fn age(since: u64) -> String {
 fn undo(tuner: &Tuner, foreign: Foreign, common: &Common) -> Outcome {
     let Unwound { undone, damaged } = tuner.undo(foreign, &[ENABLE])?;
     for damage in &damaged {
-        say::err(&damage.to_string());
+        say::warning(&format!("W-HOST-LEFT: {damage}"));
     }
     if !common.quiet && tuner.kept(ENABLE).is_ok_and(|kept| !kept.is_empty()) {
-        say::err("what `sev enable` changed stays: `vsc-run sev enable --undo` puts it back");
+        say::note("what `sev enable` changed stays: `vsc-run sev enable --undo` puts it back");
     }
     let active = tuner.status()?.into_iter();
     let held: Vec<Active> = active.filter(|a| !a.holder.standing && !a.dead).collect();

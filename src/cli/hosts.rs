@@ -68,7 +68,7 @@ pub(super) fn run(args: &HostsArgs, common: &Common) -> u8 {
         }
     };
     done.unwrap_or_else(|why| {
-        say::err(&shown(&why));
+        say::error(&shown(&why));
         crate::FAILED
     })
 }
@@ -108,7 +108,7 @@ fn list(hosts: &Hosts, common: &Common) -> u8 {
     match selected {
         Ok(_) => 0,
         Err(e) => {
-            say::err(&shown(&e.to_string()));
+            say::error(&shown(&e.to_string()));
             crate::FAILED
         }
     }
@@ -168,7 +168,7 @@ fn networks(hosts: &Hosts, on: Option<&str>, common: &Common) -> Result<u8, Stri
     } else {
         say::out(&names.iter().map(|n| shown(n) + "\n").collect::<String>());
         if names.is_empty() && !common.quiet {
-            say::err(&format!("{} has no networks", shown(&host.name)));
+            say::note(&format!("{} has no networks", shown(&host.name)));
         }
     }
     Ok(0)

@@ -101,12 +101,12 @@ fn tiny(args: TinyArgs, common: &Common) -> u8 {
     let built = match image.build() {
         Ok(built) => built,
         Err(e) => {
-            say::err(&run::chain(&e));
+            say::error(&run::chain(&e));
             return crate::FAILED;
         }
     };
     if let Err(e) = write_bytes(&args.output, &built.bytes) {
-        say::err(&format!("cannot write {}: {e}", args.output.display()));
+        say::error(&format!("cannot write {}: {e}", args.output.display()));
         return crate::FAILED;
     }
     if common.json {

@@ -73,7 +73,7 @@ pub(super) fn run(args: &ImportArgs, common: &Common) -> u8 {
     if doubts.list.is_empty() {
         return 0;
     }
-    say::err("the scenario is not usable as it is: correct what `check` refuses in it");
+    say::error("the scenario is not usable as it is: correct what `check` refuses in it");
     crate::FAILED
 }
 

@@ -144,7 +144,7 @@ fn answer(common: &Common, data: &Value, text: &str) -> u8 {
 }
 
 fn fail(message: &str) -> u8 {
-    say::err(message);
+    say::error(message);
     crate::FAILED
 }
 

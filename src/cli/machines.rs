@@ -106,7 +106,7 @@ impl StoreArgs {
             match theirs.entries() {
                 Ok(more) => entries.extend(more),
                 // Nobody has named it: what is wrong with it hides nothing of ours.
-                Err(e) => say::err(&e.to_string()),
+                Err(e) => say::warning(&e.to_string()),
             }
         }
         Ok(entries)
@@ -232,7 +232,7 @@ impl Row {
 /// Says why a verb failed, and returns its exit code.
 fn failed(error: &dyn std::error::Error) -> u8 {
     // The sources of a StoreError are in its own sentence.
-    say::err(&error.to_string());
+    say::error(&error.to_string());
     crate::FAILED
 }
 

@@ -82,10 +82,10 @@ impl Drop for Made {
             let same = fs::symlink_metadata(&path).is_ok_and(|m| (m.dev(), m.ino()) == id);
             let name = shown(&path.display().to_string());
             match same.then(|| fs::remove_file(&path)) {
-                Some(Ok(())) => say::err(&format!(
+                Some(Ok(())) => say::note(&format!(
                     "removed {name} again, which was made for this run: no machine came of it"
                 )),
-                Some(Err(e)) => say::err(&format!(
+                Some(Err(e)) => say::warning(&format!(
                     "{name}, which was made for this run, stays: it cannot be removed: {e}"
                 )),
                 None => {}

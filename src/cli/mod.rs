@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::run::result::Summary;
 use crate::run::signals::Parent;
-use crate::say;
+use crate::say::{self, Fault};
 
 mod attach;
 mod bench;
@@ -187,6 +187,37 @@ enum Verb {
     Man(describe::ManArgs),
 }
 
+impl Verb {
+    /// The end of the code of what has none of its own: `E-DISK`.
+    fn subject(&self) -> &'static str {
+        match self {
+            Self::Doctor(_) => "DOCTOR",
+            Self::Image(_) => "IMAGE",
+            Self::Firmware(_) => "FIRMWARE",
+            Self::Disk(_) => "DISK",
+            Self::Locks(_) => "LOCKS",
+            Self::Import(_) => "IMPORT",
+            Self::Hosts(_) => "HOSTS",
+            Self::Ps(_) => "PS",
+            Self::Ctl(_) => "CTL",
+            Self::List(_) | Self::Start(_) | Self::Status(_) | Self::Stop(_) | Self::Delete(_) => {
+                "VM"
+            }
+            Self::Attach(_) => "ATTACH",
+            Self::Check(_) | Self::Explain(_) | Self::Plan(_) => "SCENARIO",
+            Self::Net(_) => "NET",
+            Self::Host(_) => "HOST",
+            Self::Gc(_) => "GC",
+            Self::Cpu(_) => "CPU",
+            Self::Info => "INFO",
+            Self::Sev(_) => "SEV",
+            Self::Shell(_) => "SHELL",
+            Self::Bench(_) => "BENCH",
+            Self::Schema | Self::Version | Self::Completions(_) | Self::Man(_) => "PROGRAM",
+        }
+    }
+}
+
 /// Names that ARCHITECTURE keeps for verbs which are not in this build.
 const LATER: &[&str] = &["top"];
 
@@ -283,12 +314,19 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
 /// Says what is wrong with the command line; where it asked for a result, that says so too.
 fn mistake(words: &[OsString], error: &clap::Error) -> u8 {
     let wanted = Wanted::of(words);
+    if wanted.verb {
+        let code = usage(error).say();
+        if wanted.json {
+            say::close(code);
+        }
+        return code;
+    }
     if let Some(verb) = words.get(1).and_then(|w| w.to_str())
         && LATER.contains(&verb)
     {
         let message = format!("the verb {verb} is not in this build yet");
         if !wanted.json {
-            say::err(&message);
+            say::error(&message);
         }
         return run::tell(
             &mut Summary::failed(message),
@@ -296,17 +334,11 @@ fn mistake(words: &[OsString], error: &clap::Error) -> u8 {
             wanted.json,
         );
     }
+    let fault = usage(error);
+    let message = fault.message().to_owned();
     if !wanted.json {
-        let _ = error.print();
+        fault.say_unkept();
     }
-    let text = error.render().to_string();
-    // Tips and usage come after an empty line.
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
-    let message = lines.map(str::trim).collect::<Vec<_>>().join(" ");
-    let message = message
-        .strip_prefix("error: ")
-        .unwrap_or(&message)
-        .to_owned();
     run::tell(
         &mut Summary::failed(message),
         wanted.result.as_deref(),
@@ -314,11 +346,28 @@ fn mistake(words: &[OsString], error: &clap::Error) -> u8 {
     )
 }
 
+/// What clap says, in the form of every message: tips and usage come after an empty line.
+fn usage(error: &clap::Error) -> Fault {
+    let text = error.render().to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let mut parts = lines.split(|line| line.is_empty());
+    let message = parts.next().unwrap_or_default().join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let advice: Vec<&str> = parts.flatten().copied().collect();
+    let fault = Fault::error(message).code("E-USAGE");
+    match advice.is_empty() {
+        true => fault,
+        false => fault.help(advice.join("\n")),
+    }
+}
+
 /// What of a command line that clap does not understand can be understood all the same.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
     result: Option<PathBuf>,
     json: bool,
+    /// Of a verb: it has no result, and its --json is about its answer.
+    verb: bool,
 }
 
 impl Wanted {
@@ -331,11 +380,13 @@ impl Wanted {
             .peekable();
         while let Some(word) = words.next() {
             if VERBS.iter().any(|verb| word == verb) {
-                // Verbs have no result, and their --json is about their answer.
-                return Self::default();
+                wanted.verb = true;
+                wanted.result = None;
             }
             if word == "--json" {
                 wanted.json = true;
+            } else if wanted.verb {
+                continue;
             } else if word == "--result" {
                 wanted.result = words
                     .next_if(|file| !file.as_bytes().starts_with(b"-"))
@@ -355,7 +406,7 @@ pub(crate) fn main(parent: Parent) -> u8 {
         return match vsc::tune::warden(crate::run::detach::last_word) {
             Ok(()) => 0,
             Err(e) => {
-                say::err(&format!("no run has started this process: {e}"));
+                say::error(&format!("no run has started this process: {e}"));
                 crate::FAILED
             }
         };
@@ -376,14 +427,39 @@ pub(crate) fn main(parent: Parent) -> u8 {
             return 0;
         }
     };
+    let subject = cli.verb.as_ref().map_or("RUN", Verb::subject);
+    say::about(subject);
     if let Some(message) = cli.common.no_root() {
         let wanted = Wanted::of(&words);
+        if wanted.verb {
+            let code = say::error(&message);
+            if wanted.json {
+                say::close(code);
+            }
+            return code;
+        }
         if !wanted.json {
-            say::err(&message);
+            say::error(&message);
         }
         let mut summary = Summary::failed(message);
         return run::tell(&mut summary, wanted.result.as_deref(), wanted.json);
     }
+    // Standard output is a guest's: what there is to tell is in the object at the end, on standard error.
+    let guests = match &cli.verb {
+        None => true,
+        Some(Verb::Start(args)) => !args.is_detached(),
+        Some(_) => false,
+    };
+    let exports = cli.verb.is_none() && cli.run.is_export();
+    let answers = cli.common.json && (!guests || exports);
+    let code = verb(cli, parent);
+    if answers {
+        say::close(code);
+    }
+    code
+}
+
+fn verb(cli: Cli, parent: Parent) -> u8 {
     match cli.verb {
         None => run::run(cli.run, &cli.common, parent),
         Some(Verb::Doctor(args)) => doctor::run(&args, &cli.common),
@@ -414,8 +490,8 @@ pub(crate) fn main(parent: Parent) -> u8 {
         Some(Verb::Shell(args)) => shell::run(args, &cli.common),
         Some(Verb::Bench(args)) => bench::run(&args, &cli.common),
         Some(Verb::Version) => describe::version(&cli.common),
-        Some(Verb::Completions(args)) => describe::completions(&args),
-        Some(Verb::Man(args)) => describe::man(&args),
+        Some(Verb::Completions(args)) => describe::completions(&args, &cli.common),
+        Some(Verb::Man(args)) => describe::man(&args, &cli.common),
     }
 }
 
@@ -432,7 +508,9 @@ mod tests {
             ("--result a --result b", Some("b"), false),
             ("--result --nonsense", None, false),
             ("--nonsense -- --json --result r", None, false),
-            ("doctor --json --result r", None, false),
+            ("doctor --json --result r", None, true),
+            ("--json doctor --nonsense", None, true),
+            ("doctor -- --json", None, false),
         ] {
             let words: Vec<OsString> = ["vsc-run"]
                 .into_iter()
@@ -440,7 +518,8 @@ mod tests {
                 .map(Into::into)
                 .collect();
             let result = result.map(PathBuf::from);
-            assert_eq!(Wanted::of(&words), Wanted { result, json }, "{line}");
+            let verb = line.contains("doctor");
+            assert_eq!(Wanted::of(&words), Wanted { result, json, verb }, "{line}");
         }
     }
 

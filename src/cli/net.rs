@@ -130,12 +130,12 @@ fn polkit(args: &PolkitArgs, common: &Common) -> u8 {
     let helper = match found {
         Ok(helper) => std::path::absolute(&helper).unwrap_or(helper),
         Err(_) => {
-            say::err("vsc-helper is not installed: --helper FILE says where it will be");
+            say::error("vsc-helper is not installed: --helper FILE says where it will be");
             return crate::FAILED;
         }
     };
     let Some(text) = polkit_policy(&helper) else {
-        say::err("--helper: a path that XML cannot hold");
+        say::error("--helper: a path that XML cannot hold");
         return crate::FAILED;
     };
     if common.json {

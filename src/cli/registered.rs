@@ -20,7 +20,7 @@ pub(super) fn registered(
     if let Err(why) = &registration
         && !common.quiet
     {
-        say::err(&format!(
+        say::warning(&format!(
             "machinectl does not list this machine: {why} (vsc-run ps --all does)"
         ));
     }

@@ -82,6 +82,13 @@ pub(super) struct RunArgs {
     command: Vec<OsString>,
 }
 
+impl RunArgs {
+    /// Nothing is run: what is asked for is a text.
+    pub(super) fn is_export(&self) -> bool {
+        self.export_xml || self.save
+    }
+}
+
 /// Options that stand for keys.
 #[derive(Debug, Args)]
 pub(super) struct KeyArgs {
@@ -160,7 +167,7 @@ pub(super) fn compile_to_run(parsed: Parsed, common: &Common) -> Option<Plan> {
     if root != Root::default() {
         facts = facts.with_kvm(Host::probe(), None).with_kernels_here();
         if !common.quiet {
-            say::err(&format!(
+            say::note(&format!(
                 "the host's facts are those of {}, and that is changed in its place; the machine runs on this host",
                 root.0.display()
             ));
@@ -238,7 +245,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             "the verb {} is not in this build yet (a scenario of that name is ./{0})",
             name.display()
         );
-        say::err_unkept(&message);
+        say::error_unkept(&message);
         return finish(Summary::failed(message), &args, common);
     }
     if let Some(timeout) = &args.timeout {
@@ -261,11 +268,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
         return super::export::domain(Source { file, layers }, &args.xml_set, common);
     }
     let Some(parsed) = read(Source { file, layers }, common) else {
-        return finish(
-            Summary::failed("the scenario has errors".into()),
-            &args,
-            common,
-        );
+        return finish(Summary::failed(SCENARIO_ERRORS.into()), &args, common);
     };
     let on = args.on.clone().or_else(|| parsed.text("on"));
     if args.save || on.is_some() {
@@ -273,7 +276,11 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             Ok(None) => return 0,
             Ok(Some(ending)) => machines::ended_elsewhere(ending),
             Err(message) => {
-                say::err_unkept(&message);
+                match message == SCENARIO_ERRORS {
+                    // Each has been said.
+                    true => say::note_unkept(&message),
+                    false => drop(say::error_unkept(&message)),
+                }
                 Summary::failed(message)
             }
         };
@@ -282,7 +289,7 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
     if args.overwrite || args.detach || args.store.store.is_some() {
         let message = "--store, --overwrite and --detach are for VMs that are saved (--save) or handed to libvirt (--on HOST); a saved one is \
                        detached by `start NAME --detach`";
-        say::err_unkept(message);
+        say::error_unkept(message);
         return finish(Summary::failed(message.into()), &args, common);
     }
     let summary = match compile_to_run(parsed, common) {
@@ -298,10 +305,13 @@ pub(super) fn run(args: RunArgs, common: &Common, parent: Parent) -> u8 {
             };
             launch.run(plan, common, parent)
         }
-        None => Summary::failed("the scenario has errors".into()),
+        None => Summary::failed(SCENARIO_ERRORS.into()),
     };
     finish(summary, &args, common)
 }
+
+/// What is left to say once the messages about a scenario are out.
+const SCENARIO_ERRORS: &str = "the scenario has errors";
 
 /// Saves a scenario, or hands it to a libvirt. `None`: there is no end to tell of.
 fn elsewhere(
@@ -313,7 +323,7 @@ fn elsewhere(
     let list = parsed.text("hosts").map(PathBuf::from);
     let on = on.map(|name| machines::resolve(name, list.as_deref(), common));
     let on = on.transpose().map_err(|e| e.to_string())?;
-    let errors = || "the scenario has errors".to_owned();
+    let errors = || SCENARIO_ERRORS.to_owned();
     let description = describe_parsed(parsed, common).ok_or_else(errors)?;
     let exported = domain_xml(&description, &[], common).ok_or_else(errors)?;
     match on {
@@ -397,7 +407,7 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
     let control_in = match plan.run.control.then(runs_base).transpose() {
         Ok(base) => base.map(|base| (base, runs::new_id())),
         Err(e) => {
-            say::err_unkept(&e.to_string());
+            say::error_unkept(&e.to_string());
             return Summary::failed(e.to_string());
         }
     };
@@ -410,7 +420,7 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
     }
     if let Err(e) = command::prepare(&plan.run, how.command, &mut plan.resources) {
         let why = run::chain(&e);
-        say::err_unkept(&why);
+        say::error_unkept(&why);
         return match command::not_executable(&plan.run, &e) {
             Some(ending) => {
                 say::keep(serde_json::json!({ "message": why }));
@@ -538,16 +548,24 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         if summary.ending.wants_console() && !common.quiet {
             last_words(&summary, shown);
         }
-        say::err_unkept(&sentence);
+        ended(&summary.ending, &sentence);
     }
     summary
+}
+
+/// How a run ended: an error where that is ours, news of the guest where it is the guest's.
+pub(super) fn ended(ending: &Ending, sentence: &str) {
+    match ending {
+        Ending::Failed { .. } => drop(say::error_unkept(sentence)),
+        _ => say::note_unkept(sentence),
+    }
 }
 
 /// The guest's last lines, where the user has not seen them anyway.
 fn last_words(summary: &Summary, shown: bool) {
     let tail = summary.console_tail();
     if !shown && !tail.is_empty() {
-        say::err_unkept("the guest's last lines on its console:");
+        say::note_unkept("the guest's last lines on its console:");
         for line in tail {
             say::err_raw(&format!("  | {line}\n"));
         }
@@ -555,19 +573,19 @@ fn last_words(summary: &Summary, shown: bool) {
     if matches!(summary.ending, Ending::TimedOut { .. })
         && let Some(whereabouts) = summary.whereabouts()
     {
-        say::err_unkept(&whereabouts);
+        say::note_unkept(&whereabouts);
     }
 }
 
 /// A run that never was; says why.
 fn failed(why: String) -> Summary {
-    say::err_unkept(&why);
+    say::error_unkept(&why);
     Summary::failed(why)
 }
 
 fn finish(mut summary: Summary, args: &RunArgs, common: &Common) -> u8 {
     if args.timing {
-        say::err_unkept(&summary.timing());
+        say::note_unkept(&summary.timing());
     }
     tell(&mut summary, args.result.as_deref(), common.json)
 }
@@ -583,7 +601,7 @@ pub(super) fn tell(summary: &mut Summary, file: Option<&Path>, json: bool) -> u8
     if let Some(path) = file
         && let Err(e) = written(path, summary.outside.as_mut())
     {
-        say::err(&format!(
+        say::error(&format!(
             "cannot write the result file {}: {e}",
             path.display()
         ));

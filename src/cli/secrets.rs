@@ -32,7 +32,7 @@ pub(super) fn read(plan: &mut Plan, common: &Common) -> Result<Secrets, String> 
                     .read(&mut notes)
                     .map_err(|e| refused(e, plan, wanted.disk, common))?;
                 for note in notes {
-                    say::err(&note);
+                    say::warning(&note);
                 }
                 known.push((wanted.from.clone(), secret.clone()));
                 secret

@@ -16,6 +16,7 @@ use vsc::sev::renew::renew;
 use vsc::sev::stack::{Answers, Cause, Memory, Stack};
 
 use super::Common;
+use crate::say::Fault;
 use crate::{run, say};
 
 mod enable;
@@ -100,10 +101,7 @@ pub(super) fn run(args: &SevArgs, common: &Common) -> u8 {
                 tell_policy(level, policy, common);
                 0
             }
-            Err(Illegal { message, help, .. }) => {
-                say::err(&format!("{message}\n{help}"));
-                crate::FAILED
-            }
+            Err(Illegal { message, help, .. }) => Fault::error(&message).help(help).say(),
         },
     }
 }
@@ -141,18 +139,18 @@ fn stack(args: &CheckArgs, host: &Host, root: &Root, common: &Common) -> Stack {
     let found = Stack::judge(host, root, ask());
     if !args.fix || found.cause != Cause::StaleCache {
         if args.fix && !common.quiet {
-            say::err("nothing to fix: libvirt remembers nothing that is wrong");
+            say::note("nothing to fix: libvirt remembers nothing that is wrong");
         }
         return found;
     }
     say::err_raw(&format!("{}\n", found.commands.join("\n")));
     if !args.yes && !confirmed() {
-        say::err("not done; --yes does it without a question");
+        say::note("not done; --yes does it without a question");
         return found;
     }
     let service = found.answers.service;
     if let Err(e) = renew(root, service) {
-        say::err(&run::chain(&e));
+        say::error(&run::chain(&e));
         return found;
     }
     // What it says now it has just found out.
@@ -285,10 +283,10 @@ fn tell_policy(level: Level, policy: u64, common: &Common) {
     say::out(&text);
     if !common.quiet {
         if let Some(weakness) = weakness {
-            say::err(&format!("with this policy {weakness}"));
+            say::warning(&format!("with this policy {weakness}"));
         }
         for note in notes {
-            say::err(note);
+            say::warning(note);
         }
     }
 }

@@ -158,7 +158,7 @@ impl Session {
     /// Something to know, for people.
     fn note(&self, text: &str) {
         if !self.common.quiet {
-            say::err(text);
+            say::note(text);
         }
     }
 
@@ -254,12 +254,12 @@ impl Session {
                 if code == 0 || self.keep_going {
                     return Outcome::Done;
                 }
-                say::err(&format!("{of}:{number}: the exit code is {code}"));
+                say::note(&format!("{of}:{number}: the exit code is {code}"));
                 Outcome::Code(code)
             }
             Outcome::Failed => {
                 self.code = crate::FAILED;
-                say::err(&format!(
+                say::error(&format!(
                     "{of}:{number}: this command failed: {}",
                     shown(text.trim())
                 ));

@@ -108,7 +108,7 @@ impl Tuned {
             if undone.is_warning() {
                 warn("W-HOST-LEFT", undone.to_string(), common);
             } else if common.verbose {
-                say::err(&format!("host: {undone}"));
+                say::note(&format!("host: {undone}"));
             }
         }
     }
@@ -135,7 +135,7 @@ pub(super) fn unplanned(plan: &HostPlan) -> Vec<Told> {
 fn tell(told: &[Told], common: &Common) {
     if common.verbose {
         for told in told {
-            say::err(&format!("host: {told}"));
+            say::note(&format!("host: {told}"));
         }
         return;
     }
@@ -187,7 +187,7 @@ fn tell_replayed(replayed: &[Undone], common: &Common) {
         && !common.quiet
     {
         let holder = &first.holder;
-        say::err(&format!(
+        say::note(&format!(
             "put back what {holder}, had left of the host when it was killed ({count} {})",
             if count == 1 { "value" } else { "values" }
         ));

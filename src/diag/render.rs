@@ -150,22 +150,114 @@ pub fn columns(text: &str) -> usize {
         .sum()
 }
 
+/// Not the end of a line in any message: no character at all.
+const NO_END: char = '\u{10ffff}';
+
+/// A message without a place.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    /// Error or warning.
+    pub severity: Severity,
+    /// Stable name, `E-…` or `W-…`.
+    pub code: &'a str,
+    /// What is wrong. Lines after the first are details of it.
+    pub message: &'a str,
+    /// Why it matters.
+    pub why: Option<&'a str>,
+    /// What to do.
+    pub help: Option<&'a str>,
+}
+
+impl Words<'_> {
+    /// As [`super::Diagnostics::render`] does.
+    pub fn render(&self, color: bool) -> String {
+        let mut out = String::new();
+        let paints = Paints::of(self.severity, color);
+        self.head(&mut out, '\n', &paints);
+        self.advice(&mut out, 1, '\n', &paints);
+        out
+    }
+
+    /// `end` ends a line of the message: none in messages that quote what the user wrote.
+    fn head(&self, out: &mut String, end: char, paints: &Paints) {
+        let Paints {
+            word,
+            tint,
+            bold,
+            off,
+            ..
+        } = paints;
+        let mut lines = self.message.trim_end_matches(end).split(end);
+        let first = shown(lines.next().unwrap_or_default());
+        let _ = writeln!(out, "{tint}{word}[{}]{off}{bold}: {first}{off}", self.code);
+        for line in lines {
+            let indent = if line.starts_with(' ') { "" } else { "  " };
+            let _ = writeln!(out, "{indent}{}", shown(line));
+        }
+    }
+
+    fn advice(&self, out: &mut String, gutter: usize, end: char, paints: &Paints) {
+        let Paints {
+            bold, blue, off, ..
+        } = paints;
+        for (name, text) in [("why", self.why), ("help", self.help)] {
+            let Some(text) = text else { continue };
+            let mut lines = text.trim_end_matches(end).split(end);
+            let first = shown(lines.next().unwrap_or_default());
+            let _ = writeln!(
+                out,
+                "{:gutter$} {blue}={off} {bold}{name}{off}: {first}",
+                ""
+            );
+            for line in lines {
+                let _ = writeln!(out, "{:gutter$}   {}", "", shown(line));
+            }
+        }
+    }
+}
+
+struct Paints {
+    word: &'static str,
+    tint: &'static str,
+    bold: &'static str,
+    blue: &'static str,
+    off: &'static str,
+}
+
+impl Paints {
+    fn of(severity: Severity, color: bool) -> Self {
+        let (word, tint) = match severity {
+            Severity::Error => ("error", "\x1b[1;31m"),
+            Severity::Warning => ("warning", "\x1b[1;33m"),
+        };
+        let (tint, bold, blue, off) = if color {
+            (tint, "\x1b[1m", "\x1b[1;34m", "\x1b[0m")
+        } else {
+            ("", "", "", "")
+        };
+        Self {
+            word,
+            tint,
+            bold,
+            blue,
+            off,
+        }
+    }
+}
+
 pub(super) fn render_one(out: &mut String, d: &Diagnostic, sources: &Sources, color: bool) {
-    let (word, tint) = match d.severity {
-        Severity::Error => ("error", "\x1b[1;31m"),
-        Severity::Warning => ("warning", "\x1b[1;33m"),
+    let words = Words {
+        severity: d.severity,
+        code: d.code,
+        message: &d.message,
+        why: d.why.as_deref(),
+        help: d.help.as_deref(),
     };
-    let (tint, bold, blue, off) = if color {
-        (tint, "\x1b[1m", "\x1b[1;34m", "\x1b[0m")
-    } else {
-        ("", "", "", "")
-    };
-    let _ = writeln!(
-        out,
-        "{tint}{word}[{}]{off}{bold}: {}{off}",
-        d.code,
-        shown(&d.message)
-    );
+    let paints = Paints::of(d.severity, color);
+    words.head(out, NO_END, &paints);
+    let Paints {
+        tint, blue, off, ..
+    } = paints;
     let main = sources.place(d.span, &d.label);
     let others = d
         .also
@@ -224,14 +316,5 @@ pub(super) fn render_one(out: &mut String, d: &Diagnostic, sources: &Sources, co
             "", ""
         );
     }
-    for (name, text) in [("why", &d.why), ("help", &d.help)] {
-        if let Some(text) = text {
-            let _ = writeln!(
-                out,
-                "{:gutter$} {blue}={off} {bold}{name}{off}: {}",
-                "",
-                shown(text)
-            );
-        }
-    }
+    words.advice(out, gutter, NO_END, &paints);
 }

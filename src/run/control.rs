@@ -221,7 +221,7 @@ impl ControlSocket {
             Err(e) if is_passing(&e) => return,
             Err(e) => {
                 // It would be ready again at once.
-                say::err(&format!("the control socket of this run is lost: {e}"));
+                say::warning(&format!("the control socket of this run is lost: {e}"));
                 self.listener = None;
                 return;
             }

@@ -39,7 +39,7 @@ fn replace(file: &File, number: i32) -> io::Result<()> {
 /// A warden's last word on its run, and then nobody waits for its messages any more.
 pub(crate) fn last_word(word: Option<String>) {
     if let Some(word) = word {
-        crate::say::err(&word);
+        crate::say::warning(&word);
     }
     // Where it stays open, a reader waits until all is put back.
     if let Ok(null) = File::options().write(true).open("/dev/null") {

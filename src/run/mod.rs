@@ -100,7 +100,7 @@ pub(crate) enum Verbosity {
 pub(crate) fn run(mut job: Job<'_>, parent: Parent) -> Summary {
     let mut moments = Moments::default();
     if job.unconfined {
-        say::err(confine::UNCONFINED);
+        say::warning(confine::UNCONFINED);
     }
     let mut host = match Host::take(&mut job, parent) {
         Ok(host) => host,
@@ -137,7 +137,7 @@ fn lives(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Summary {
         }
         host.restarts += 1;
         if job.verbosity >= Verbosity::Verbose {
-            say::err(&format!(
+            say::note(&format!(
                 "restart {} of at most {}",
                 host.restarts, job.resources.events.max_restarts
             ));
@@ -255,7 +255,7 @@ fn once(
         let control = &mut host.control;
         let before = |signal| {
             let why = format!("ended by signal {signal} while a passphrase was tried");
-            say::err(&why);
+            say::warning(&why);
             drop(control.take());
         };
         let done = host.signals.end_during(before, build);
@@ -264,7 +264,7 @@ fn once(
     let mut vm = vm.map_err(|e| why(&e, &job.resources))?;
     if job.verbosity >= Verbosity::Verbose {
         for note in vm.notes() {
-            say::err(note);
+            say::note(note);
         }
     }
     if !may_restart(&job.resources) {
@@ -302,9 +302,9 @@ fn once(
         host.confinement = confined.map_err(|e| chain(&e) + "; --no-sandbox runs without")?;
         let rebuild = may_restart(&job.resources);
         if job.verbosity >= Verbosity::Verbose {
-            say::err(&confine::sentence(&host.confinement, rebuild));
+            say::note(&confine::sentence(&host.confinement, rebuild));
         } else if rebuild && sandbox::landlock_abi().is_none() {
-            say::err(confine::ANY_PATH);
+            say::warning(confine::ANY_PATH);
         }
     }
     vm.start(&host.confinement)

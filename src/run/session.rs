@@ -269,8 +269,8 @@ impl<'a, 'b> Session<'a, 'b> {
                 Said::Error(text) => {
                     self.complaints += 1;
                     match self.complaints {
-                        ..COMPLAINTS => say::err(&format!("guest: {}", text.escape_debug())),
-                        COMPLAINTS => say::err("guest: more errors, which are not shown"),
+                        ..COMPLAINTS => say::note(&format!("guest: {}", text.escape_debug())),
+                        COMPLAINTS => say::note("guest: more errors, which are not shown"),
                         _ => {}
                     }
                     continue;

@@ -261,7 +261,7 @@ fn damaged_images_end_in_words() {
             match output.status.code() {
                 Some(0) => worked += 1,
                 Some(125) => assert!(
-                    said.starts_with("vsc-run: ") && !said.contains("panicked"),
+                    said.starts_with("error[E-IMAGE]: ") && !said.contains("panicked"),
                     "{said}"
                 ),
                 other => panic!("{name} {round}: {other:?} {said}"),

@@ -272,7 +272,7 @@ fn policies_are_read_and_written() {
     ] {
         let (code, out, err) = policy(illegal);
         assert_eq!((code, out.as_str()), (125, ""), "{illegal:?}: {err}");
-        assert!(err.starts_with("vsc-run: "), "{err}");
+        assert!(err.starts_with("error[E-SEV]: "), "{err}");
     }
     let told = run(vsc().args(["sev", "policy", "0x18000007", "--json"]));
     let told = json(&told);

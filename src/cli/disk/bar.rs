@@ -65,7 +65,7 @@ impl Bar {
             self.drawn = true;
         } else {
             let said = line(&self.name, done, total, rate, 0);
-            say::err_unkept(&said);
+            say::note_unkept(&said);
         }
     }
 

@@ -121,7 +121,7 @@ fn parts(text: &Path) -> Parts {
 }
 
 fn failed(error: &InsideError) -> u8 {
-    say::err(&run::chain(error));
+    say::error(&run::chain(error));
     crate::FAILED
 }
 
@@ -129,7 +129,7 @@ fn failed(error: &InsideError) -> u8 {
 pub(super) fn inside(request: &str) -> u8 {
     use std::os::fd::AsFd;
     let Ok(request) = serde_json::from_str::<Request>(request) else {
-        say::err("this verb is for vsc-run itself");
+        say::error("this verb is for vsc-run itself");
         return crate::FAILED;
     };
     let stdin: &'static io::Stdin = Box::leak(Box::new(io::stdin()));
@@ -293,7 +293,7 @@ pub(super) fn cat(args: &CatArgs) -> u8 {
         path,
     } = args.place.parts();
     let Some(path) = path else {
-        say::err(&format!(
+        say::error(&format!(
             "{}: say which file, as in {0}:/etc/os-release",
             image.display()
         ));
@@ -305,6 +305,7 @@ pub(super) fn cat(args: &CatArgs) -> u8 {
     let terminal = out.is_terminal();
     let mut gone = false;
     let mut write = |bytes: &[u8]| {
+        say::answered();
         let written = match terminal {
             false => out.write_all(bytes),
             true => {
@@ -344,7 +345,7 @@ pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
         path,
     } = args.place.parts();
     let Some(path) = path else {
-        say::err(&format!(
+        say::error(&format!(
             "{}: say what to copy, as in {0}:/etc",
             image.display()
         ));
@@ -384,7 +385,7 @@ pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
         say::out(&format!("{told:#}\n"));
     } else if !common.quiet {
         for (name, why) in &copied.left_out {
-            say::err(&format!("left out {name:?}: {why}"));
+            say::warning(&format!("left out {name:?}: {why}"));
         }
         let many = |count: u64, one: &str, more: &str| match count {
             1 => format!("1 {one}"),

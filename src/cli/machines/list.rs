@@ -46,7 +46,7 @@ pub(in crate::cli) fn list(args: &ListArgs, common: &Common) -> u8 {
 /// What is wrong with a VM; the answer for programs has it anyway.
 fn complain(row: &Row, common: &Common) {
     for problem in row.problems.iter().filter(|_| !common.json) {
-        say::err(&format!("{}: {problem}", row.directory.display()));
+        say::warning(&format!("{}: {problem}", row.directory.display()));
     }
 }
 

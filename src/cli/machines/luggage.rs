@@ -110,7 +110,7 @@ pub(super) fn give_secrets(domain: &Domain, remote: &Remote) -> Result<(), Lugga
         let mut notes = Vec::new();
         let passphrase = source.read(&mut notes)?;
         for note in notes {
-            say::err(&note);
+            say::warning(&note);
         }
         virsh.give_secret(uuid, image, passphrase.bytes())?;
     }

@@ -128,7 +128,7 @@ impl Passenger<'_> {
         let lost = exported.unsaid.iter().map(String::as_str);
         let lost: Vec<&str> = lost.filter(|key| !here(key) && !is_made(key)).collect();
         if !lost.is_empty() {
-            say::err(&format!("libvirt's domain cannot say {}", lost.join(", ")));
+            say::warning(&format!("libvirt's domain cannot say {}", lost.join(", ")));
         }
     }
 
@@ -204,7 +204,7 @@ pub(in crate::cli) fn hand_over(
     let ending = passenger.travel(remote, common)?;
     if ending.is_none() {
         started(name, remote, common);
-        say::err(&format!(
+        say::note(&format!(
             "virsh -c {} shutdown {name} ends it; what is saved (--save, start --on) is ended by vsc-run stop",
             remote.url
         ));
@@ -233,7 +233,7 @@ pub(in crate::cli) fn ended(ending: Ending) -> Summary {
         ending => ending.sentence(),
     };
     if let Some(sentence) = sentence {
-        say::err_unkept(&sentence);
+        super::super::run::ended(&ending, &sentence);
     }
     Summary::never_ran(ending)
 }
@@ -354,11 +354,11 @@ impl Watch<'_> {
         match self.virsh.run(&[order, "--", self.name], None) {
             // It may have ended meanwhile, which is what was asked for.
             Err(VirshError::Refused { message, .. }) if self.is_there()? => {
-                say::err(&format!("{} cannot be told to end: {message}", self.name));
+                say::error(&format!("{} cannot be told to end: {message}", self.name));
             }
-            Err(e @ VirshError::TimedOut { .. }) => say::err(&e.to_string()),
+            Err(e @ VirshError::TimedOut { .. }) => drop(say::error(&e.to_string())),
             Ok(_) if order == "shutdown" && !self.quiet => {
-                say::err(&format!(
+                say::note(&format!(
                     "asked {} to shut down; a second time destroys it",
                     self.name
                 ));
@@ -373,7 +373,7 @@ impl Watch<'_> {
         self.heard = true;
         let Event { what, detail } = event;
         if !self.quiet {
-            say::err(&format!("{} on {}: {what} {detail}", self.name, self.host));
+            say::note(&format!("{} on {}: {what} {detail}", self.name, self.host));
         }
         // A crash is the end where it is to be looked into, and none where it is followed by a restart.
         let preserved = what == "Crashed" && !self.is_there()?;

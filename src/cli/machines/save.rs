@@ -72,7 +72,7 @@ pub(in crate::cli) fn keep(
             true => "",
             false => "; `start --on HOST` hands it to libvirt",
         };
-        say::err(&format!(
+        say::warning(&format!(
             "{} cannot be run by this program here: {}{advice}",
             name.as_str(),
             errors.join("; ")

@@ -63,13 +63,23 @@ pub(in crate::cli) struct StartArgs {
     detached: bool,
 }
 
+impl StartArgs {
+    /// The guest's output goes elsewhere than to ours.
+    pub(in crate::cli) fn is_detached(&self) -> bool {
+        self.detach
+    }
+}
+
 pub(in crate::cli) fn start(args: &StartArgs, common: &Common, parent: Parent) -> u8 {
     let started = Instant::now();
     if common.json {
         say::silence();
     }
     let failed = |e: &dyn std::error::Error| {
-        say::err_unkept(&e.to_string());
+        match args.detach {
+            true => say::error(&e.to_string()),
+            false => say::error_unkept(&e.to_string()),
+        };
         Summary::failed(e.to_string())
     };
     let there = match target(args, common) {
@@ -142,7 +152,7 @@ fn run(
         return Ok(errors());
     };
     let Some(mut plan) = compile_to_run(parsed, common) else {
-        say::err(&format!(
+        say::note(&format!(
             "a machine that libvirt is to run: vsc-run start {} --on HOST",
             args.name
         ));
@@ -401,7 +411,7 @@ fn write_end(held: &Held, mut state: State, summary: &mut Summary) {
         }
     };
     if let Err(e) = written {
-        say::err(&e);
+        say::error(&e);
         if summary.code == 0 {
             summary.code = crate::FAILED;
         }
@@ -494,7 +504,7 @@ fn post_mortem(
     if ran {
         let how = state.ended.and_then(|e| e.message);
         let how = how.unwrap_or_else(|| status.to_string());
-        say::err(&format!(
+        say::error(&format!(
             "{} has ended already: {how}; what it said is in {}",
             name.as_str(),
             log.display()

@@ -114,7 +114,7 @@ fn elsewhere(args: &StopArgs, remote: &Remote) -> Result<String, StopError> {
     let ask = || {
         let asked = virsh.run(&[order, "--", name], None).map(drop);
         if asked.is_ok() && !args.force {
-            say::err(&format!(
+            say::note(&format!(
                 "asked {name} to shut down; waiting {} s at most (--force destroys it)",
                 waited.as_secs()
             ));

@@ -71,7 +71,7 @@ fn planned(how: Where, common: &Common) -> Option<Plan> {
     match Plan::of(&facts, &root, how.into()) {
         Ok(plan) => Some(plan),
         Err(e) => {
-            say::err(&run::chain(&e));
+            say::error(&run::chain(&e));
             None
         }
     }
@@ -102,12 +102,12 @@ pub(super) fn enable(args: &EnableArgs, common: &Common) -> u8 {
     let told = match begun {
         Ok((begun, _)) => {
             for undone in begun.replayed.iter().filter(|u| u.is_warning()) {
-                say::err(&undone.to_string());
+                say::warning(&format!("W-HOST-LEFT: {undone}"));
             }
             begun.told
         }
         Err(e) => {
-            say::err(&format!("nothing was changed: {}", run::chain(&e)));
+            say::error(&format!("nothing was changed: {}", run::chain(&e)));
             return crate::FAILED;
         }
     };
@@ -119,7 +119,7 @@ pub(super) fn enable(args: &EnableArgs, common: &Common) -> u8 {
     }
     say::out(&shown_plan(&plan));
     if !common.quiet && !told.is_empty() {
-        say::err("these files are changed now; `vsc-run sev enable --undo` puts them back");
+        say::note("these files are changed now; `vsc-run sev enable --undo` puts them back");
     }
     0
 }
@@ -127,7 +127,7 @@ pub(super) fn enable(args: &EnableArgs, common: &Common) -> u8 {
 fn undo(args: &EnableArgs, common: &Common) -> u8 {
     let tuner = Tuner::new(&Root(common.host_root.clone()));
     let failed = |e: TuneError| {
-        say::err(&run::chain(&e));
+        say::error(&run::chain(&e));
         crate::FAILED
     };
     let kept = match tuner.kept(WHAT) {
@@ -138,15 +138,16 @@ fn undo(args: &EnableArgs, common: &Common) -> u8 {
     if !changed.is_empty() && !args.force {
         for file in changed {
             let name = file.path.display();
-            match &file.now {
-                Some(now) => say::err(&format!(
+            let what = match &file.now {
+                Some(now) => format!(
                     "{name} was changed by somebody else since:\n{}",
                     difference(Some(&file.after), now)
-                )),
-                None => say::err(&format!("{name} is not there any more")),
-            }
+                ),
+                None => format!("{name} is not there any more"),
+            };
+            say::warning(&what);
         }
-        say::err("nothing was undone; --force puts the files back all the same");
+        say::error("nothing was undone; --force puts the files back all the same");
         return crate::FAILED;
     }
     let undone = match tuner.undo_kept(WHAT, args.force) {

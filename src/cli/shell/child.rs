@@ -99,7 +99,7 @@ impl Session {
         if let Some(before) = before
             && tcsetattr(&stdin, OptionalActions::Drain, &before).is_err()
         {
-            say::err("the terminal's settings cannot be put back");
+            say::warning("the terminal's settings cannot be put back");
         }
         status.map(code)
     }

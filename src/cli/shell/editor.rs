@@ -35,18 +35,18 @@ pub(super) fn converse(session: Session) -> u8 {
     let mut editor = match editor {
         Ok(editor) => editor,
         Err(e) => {
-            say::err(&format!("the terminal cannot be read: {e}"));
+            say::error(&format!("the terminal cannot be read: {e}"));
             return crate::FAILED;
         }
     };
     if let Err(e) = keep_terminal() {
-        say::err(&format!("signals cannot be waited for: {e}"));
+        say::warning(&format!("signals cannot be waited for: {e}"));
     }
     let history = history_file();
     if let Some(file) = &history
         && let Err(e) = open(file).and_then(|()| editor.load_history(file).map_err(other))
     {
-        say::err(&format!(
+        say::warning(&format!(
             "the history {} cannot be read: {e}",
             file.display()
         ));
@@ -69,7 +69,7 @@ pub(super) fn converse(session: Session) -> u8 {
                 return 0;
             }
             Err(e) => {
-                say::err(&format!("the terminal cannot be read: {e}"));
+                say::error(&format!("the terminal cannot be read: {e}"));
                 return crate::FAILED;
             }
         };
@@ -84,7 +84,7 @@ pub(super) fn converse(session: Session) -> u8 {
             };
             if let (Err(e), false) = (kept, told) {
                 told = true;
-                say::err(&format!("the history is not kept: {e}"));
+                say::warning(&format!("the history is not kept: {e}"));
             }
         }
         // Lines that were pasted come as one.

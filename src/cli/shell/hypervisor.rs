@@ -136,7 +136,7 @@ impl Session {
         let name = self.settings.get("on")?;
         let answer = ask(&self.list()?, name, words, None);
         answer
-            .map_err(|why| say::err(&format!("{} cannot be asked: {}", shown(name), shown(&why))))
+            .map_err(|why| say::error(&format!("{} cannot be asked: {}", shown(name), shown(&why))))
             .ok()
     }
 

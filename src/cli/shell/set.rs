@@ -267,7 +267,7 @@ impl Session {
                     );
                 }
                 if word == "force_sev" && argument == "on" {
-                    say::err(
+                    say::warning(
                         "force_sev is not secure, for demonstrations only: who exports the certificates of the host \
                          that shall be distrusted proves nothing",
                     );

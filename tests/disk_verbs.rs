@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::process::children;
+use common::process::{alive, children, kill, soon};
 use common::{TempDir, expect_code, finish, json, run, skip, text, vsc};
 use pty::Pty;
 

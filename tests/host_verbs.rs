@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use common::process::{alive, greeted, soon, spinning};
+use common::process::{alive, greeted, soon, spinning, stop};
 use common::{TempDir, expect_code, finish, have_kvm, json, run, skip, text, vsc};
 use serde_json::Value;
 

@@ -11,8 +11,8 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
+use common::process::{alive, children, soon};
 use common::{TempDir, expect_code, run, text, vsc};
 use serde_json::Value;
 

@@ -7,6 +7,7 @@ mod inherits;
 #[path = "common/pty.rs"]
 mod pty;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -120,13 +121,10 @@ fn a_hundred_short_runs_leave_nothing() {
         return;
     }
     let home = Home::new("hundred");
-    // Of ours only: other programs, our benchmarks among them, may work there meanwhile.
-    let shm = || {
+    let shm = || -> BTreeSet<_> {
         let names = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names
-            .filter(|name| name.contains("vsc") && !name.starts_with("vsc-bench."))
-            .count()
+        names.filter(|name| name.contains("vsc")).collect()
     };
     let before = shm();
     for n in 0..100 {
@@ -134,7 +132,8 @@ fn a_hundred_short_runs_leave_nothing() {
         expect_code(&output, n);
     }
     home.is_empty();
-    assert_eq!(shm(), before, "/dev/shm");
+    // Other programs may work there, too, and take away what is theirs; what we leave stays.
+    soon(|| shm().is_subset(&before));
 }
 
 #[test]
@@ -173,6 +172,7 @@ fn ps_lists_what_runs_and_nothing_after() {
     if !have_kvm() {
         return;
     }
+    let begin = Instant::now();
     let child =
         spinning(guest("test=none hello spin").args(["-o", "name=listed-one", "-m", "300M"]));
     let pid = child.id();
@@ -182,7 +182,8 @@ fn ps_lists_what_runs_and_nothing_after() {
         .expect("it is listed");
     assert_eq!(found["name"], "listed-one");
     assert_eq!(found["memory_bytes"], 300 << 20);
-    assert!(found["uptime_seconds"].as_u64().unwrap() < 60);
+    // The kernel counts its beginning in ticks, from before this test's first moment on.
+    assert!(found["uptime_seconds"].as_u64().unwrap() <= begin.elapsed().as_secs() + 1);
     let table = text(&run(vsc().arg("ps")).stdout);
     let row = table
         .lines()
@@ -279,9 +280,10 @@ fn what_cannot_run_is_refused_at_once_and_creates_nothing() {
     }
     let home = Home::new("refused");
     let refused = |command: &mut Command, needle: &str| {
-        let start = Instant::now();
-        let output = run(home.of(command));
-        let took = start.elapsed();
+        let child = home.of(command).stdout(Stdio::piped());
+        let child = child.stderr(Stdio::piped()).spawn().unwrap();
+        let took = time_to_end(child.id(), || ());
+        let output = finish(child);
         expect_code(&output, 125);
         assert!(
             text(&output.stderr).contains(needle),

@@ -5,17 +5,16 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use common::process::{PATIENCE, alive, children, soon, spinning};
 use common::{TempDir, expect_code, have_kvm, kernel, run, text, vsc};
 use serde_json::Value;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine that runs until it is killed, killed by the end of the test.
 struct Machine(Child);
@@ -23,20 +22,8 @@ struct Machine(Child);
 impl Machine {
     /// The built-in guest, after its greeting.
     fn spinning(command: &mut Command) -> Self {
-        let mut child = command
-            .args(["-o", "guest.parameters=test=blk,rng hello spin"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        let greeting = lines.next();
-        let Some(Ok(_)) = greeting else {
-            let mut said = String::new();
-            let _ = child.stderr.take().unwrap().read_to_string(&mut said);
-            panic!("no greeting; {said}");
-        };
-        Self(child)
+        let words = ["-o", "guest.parameters=test=blk,rng hello spin"];
+        Self(spinning(command.args(words)))
     }
 
     fn proc(&self) -> PathBuf {
@@ -441,27 +428,14 @@ fn nothing_stays_of_a_machine_that_was_killed() {
     let dir = TempDir::new("sandbox-killed");
     let mut machine = Machine::spinning(vsc().arg("--result").arg(dir.path("r.json")));
     let pid = machine.0.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let children: Vec<u32> = children
-        .split_whitespace()
-        .map(|w| w.parse().unwrap())
-        .collect();
+    let children = children(pid);
     assert_eq!(children.len(), 1);
     // It holds nothing of the machine: standard streams and its socket.
     let open = fs::read_dir(format!("/proc/{}/fd", children[0])).unwrap();
     assert_eq!(open.count(), 4);
     machine.0.kill().unwrap();
     machine.0.wait().unwrap();
-    let gone = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"));
-        // Whoever adopted it may not have waited for it yet.
-        status.map_or(true, |s| Status(s).row("State").starts_with('Z'))
-    };
-    let deadline = Instant::now() + PATIENCE;
-    while !gone(children[0]) {
-        assert!(Instant::now() < deadline, "the child stays");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    soon(|| !alive(children[0]));
     assert_eq!(dir.names(), [""; 0]);
 }
 

@@ -9,9 +9,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use common::process::kill;
+use common::process::{alive, kill, soon, stop};
 use common::{TempDir, expect_code, finish, have_kvm, mode, run, skip, text, vsc};
 use serde_json::Value;
 

@@ -17,7 +17,7 @@ fn script(kernel: &Path, script: &str) -> Command {
     let mut command = vsc();
     command.arg("--kernel").arg(kernel).args([
         "--timeout",
-        "40s",
+        "170s",
         "--",
         "busybox",
         "sh",

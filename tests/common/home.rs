@@ -6,11 +6,11 @@
 )]
 
 use std::fs;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use super::common::{TempDir, expect_code, finish, have_kvm, run, text, vsc};
+use super::common::process::spinning;
+use super::common::{TempDir, expect_code, have_kvm, run, vsc};
 
 /// Whether this is the process inside; if not, runs this test there, once more: root's runs have one place.
 pub fn inside(test: &str) -> bool {
@@ -45,21 +45,8 @@ impl Home {
 
     /// A machine that runs until it is ended, and has greeted.
     pub fn machine(&self, arguments: &[&str]) -> Child {
-        let mut child = self
-            .vsc()
-            .args(["-o", "guest.parameters=test=none hello spin"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut greeting = [0; 10];
-        let read = child.stdout.as_mut().unwrap().read_exact(&mut greeting);
-        if read.is_err() {
-            let output = finish(child);
-            panic!("{}", text(&output.stderr));
-        }
-        child
+        let spin = ["-o", "guest.parameters=test=none hello spin"];
+        spinning(self.vsc().args(spin).args(arguments))
     }
 
     pub fn ctl(&self, arguments: &[&str]) -> std::process::Output {

@@ -81,7 +81,7 @@ pub fn finish(mut child: Child) -> Output {
         }
         if Instant::now() >= deadline && !hung {
             hung = true;
-            child.kill().expect("kill");
+            process::kill_all(child.id());
         }
         std::thread::sleep(Duration::from_millis(2));
     };

@@ -48,6 +48,35 @@ pub fn kill(pid: u32, signal: i32) {
     kill_process(process, Signal::from_named_raw(signal).unwrap()).unwrap();
 }
 
+/// Kills a process and what it started, and what that started: whoever reads from them comes to an end.
+pub fn kill_all(pid: u32) {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = all.get(at) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let started = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(
+                started
+                    .split_whitespace()
+                    .map(|pid| pid.parse::<u32>().unwrap()),
+            );
+        }
+        at += 1;
+    }
+    for pid in all {
+        let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL);
+    }
+}
+
+/// Stops a process, and waits until it has.
+#[track_caller]
+pub fn stop(pid: u32) {
+    kill(pid, libc::SIGSTOP);
+    let stat = format!("/proc/{pid}/stat");
+    soon(|| fs::read_to_string(&stat).unwrap().contains(") T "));
+}
+
 /// Waits until `what` is so.
 #[track_caller]
 pub fn soon(mut what: impl FnMut() -> bool) {
@@ -67,7 +96,7 @@ pub fn awaited<T>(mut what: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Processes that `pid` started.
+/// Processes that the first thread of `pid` started.
 pub fn children(pid: u32) -> Vec<u32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
         .unwrap_or_default()

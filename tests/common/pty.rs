@@ -12,8 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Long enough for a busy machine; what is awaited comes within a second.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub use super::common::process::PATIENCE;
 
 pub struct Pty {
     master: File,
@@ -130,6 +129,23 @@ impl Pty {
                 "{what:?} did not appear; the terminal shows: {}",
                 self.text()
             );
+        }
+    }
+
+    /// Reads until `what` appears after everything that was expected before; false: `child` ended without it.
+    pub fn shows(&mut self, what: &str, child: &mut Child) -> bool {
+        loop {
+            let ended = child.try_wait().unwrap().is_some();
+            // What it wrote before its end is there by now.
+            while self.read_some(Instant::now() + Duration::from_millis(5)) {}
+            let new = &self.shown[self.at..];
+            if let Some(place) = new.windows(what.len()).position(|w| w == what.as_bytes()) {
+                self.at += place + what.len();
+                return true;
+            }
+            if ended {
+                return false;
+            }
         }
     }
 

@@ -2,14 +2,17 @@
 
 use super::*;
 
-/// Looks again and again until `what` is there; the process must be alive meanwhile.
-fn await_in<T>(child: &mut Child, what: &str, mut look: impl FnMut(u32) -> Option<T>) -> T {
+/// Looks again and again until `what` is there; `None`: the process has done its work first.
+fn await_in<T>(child: &mut Child, what: &str, look: impl Fn(u32) -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = look(child.id()) {
-            return found;
+            return Some(found);
         }
         if let Some(ended) = child.try_wait().unwrap() {
+            if ended.success() {
+                return None;
+            }
             let mut said = String::new();
             let stderr = child
                 .stderr
@@ -22,8 +25,21 @@ fn await_in<T>(child: &mut Child, what: &str, mut look: impl FnMut(u32) -> Optio
     }
 }
 
-/// Who writes the image, once that many bytes are written of 3 GiB.
-fn await_writing(child: &mut Child, format: &str, bytes: u64) -> u32 {
+/// A process that makes an image of 3 GiB, and who writes it, once that many bytes are written. On a busy host it may
+/// be done before anybody looks: then another one begins.
+fn writing(file: &Path, format: &str, bytes: u64) -> (Child, u32) {
+    for _ in 0..20 {
+        let words = format!("create FILE 3G --format {format} --preallocation full");
+        let mut child = start(&mut disk(&words, file));
+        if let Some(writer) = await_writing(&mut child, format, bytes) {
+            return (child, writer);
+        }
+        fs::remove_file(file).unwrap();
+    }
+    panic!("{format}: nobody is ever seen writing");
+}
+
+fn await_writing(child: &mut Child, format: &str, bytes: u64) -> Option<u32> {
     await_in(child, "the middle of writing", |pid| {
         let writer = match format {
             "raw" => pid,
@@ -50,13 +66,8 @@ fn a_signal_in_the_middle_leaves_nothing() {
             continue;
         }
         let file = dir.path("disk");
-        let words = format!("create FILE 3G --format {format} --preallocation full");
-        let mut child = start(&mut disk(&words, &file));
-        let writer = await_writing(&mut child, format, 16 << 20);
-        let pid = i32::try_from(child.id()).unwrap();
-        // SAFETY: a plain system call; the child was not waited for.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0);
+        let (child, writer) = writing(&file, format, 16 << 20);
+        kill(child.id(), signal);
         let output = finish(child);
         expect_code(&output, 128 + signal);
         assert!(
@@ -79,9 +90,7 @@ fn a_kill_leaves_nothing_where_files_need_no_name() {
             return;
         }
         let file = dir.path("disk");
-        let words = format!("create FILE 3G --format {format} --preallocation full");
-        let mut child = start(&mut disk(&words, &file));
-        let writer = await_writing(&mut child, format, 1 << 20);
+        let (mut child, writer) = writing(&file, format, 1 << 20);
         let named = !dir.names().is_empty();
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
@@ -89,15 +98,8 @@ fn a_kill_leaves_nothing_where_files_need_no_name() {
             return skip("this file system has no O_TMPFILE");
         }
         assert_eq!(dir.names(), [""; 0]);
-        // What it started does not go on for nobody. It may be a zombie until init looks.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while fs::read(format!("/proc/{writer}/cmdline")).is_ok_and(|words| !words.is_empty()) {
-            assert!(
-                Instant::now() < deadline,
-                "{format}: process {writer} goes on"
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // What it started does not go on for nobody.
+        soon(|| !alive(writer));
     }
 }
 

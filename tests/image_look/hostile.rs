@@ -123,17 +123,13 @@ fn a_parent_that_dies_takes_the_parser_along() {
         .unwrap()
         .read_exact(&mut first)
         .unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", parent.id());
-    let children = fs::read_to_string(children).unwrap();
-    let child = PathBuf::from(format!("/proc/{}", children.trim()));
-    assert!(child.join("status").exists(), "{children:?}");
+    let [child] = children(parent.id())[..] else {
+        panic!("{:?}", children(parent.id()))
+    };
+    assert!(alive(child));
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while fs::read_to_string(child.join("status")).is_ok_and(|s| !s.contains("State:\tZ")) {
-        assert!(Instant::now() < until, "it is still there");
-        std::thread::yield_now();
-    }
+    soon(|| !alive(child));
 }
 
 #[test]

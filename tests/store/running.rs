@@ -2,17 +2,6 @@
 
 use super::*;
 
-/// Waits until a process is gone, or dead and not asked for yet.
-fn wait_for_end(pid: u32) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
-    {
-        assert!(Instant::now() < deadline, "{pid} does not end");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_run_here_ends_with_the_guests_code_and_is_remembered() {
     if !have_kvm() {
@@ -51,7 +40,8 @@ fn a_detached_vm_runs_until_it_is_stopped() {
         )
     );
     assert_eq!(mode(&log), 0o600);
-    assert!(fs::read_to_string(&log).unwrap().starts_with("vsc guest\n"));
+    // Its first byte ends the wait for it.
+    soon(|| fs::read_to_string(&log).unwrap().starts_with("vsc guest\n"));
     expect_code(&home.run(&["status", "a"]), 0);
     let row = &home.json(&["list"])[0];
     assert_eq!(
@@ -102,7 +92,7 @@ fn a_detached_vm_runs_until_it_is_stopped() {
         "the log is still its own"
     );
     assert_eq!(home.expect(&["stop", "a"], 0), "a has ended\n");
-    wait_for_end(pid);
+    soon(|| !alive(pid));
     let status = home.run(&["status", "a"]);
     expect_code(&status, 3);
     assert!(
@@ -157,7 +147,7 @@ fn killed_it_is_shut_off_and_starts_again() {
         home.expect(&["start", "a", "--detach"], 0);
         let pid = home.pid("a");
         kill(pid, libc::SIGKILL);
-        wait_for_end(pid);
+        soon(|| !alive(pid));
         assert_eq!(home.json(&["list"])[0]["state"], "shut off");
         assert_eq!(home.expect(&["stop", "a"], 0), "a is not running\n");
     }
@@ -187,14 +177,14 @@ fn a_monitor_that_does_not_answer_is_waited_for_only_so_long() {
     home.save("a", LONG);
     home.expect(&["start", "a", "--detach"], 0);
     let pid = home.pid("a");
-    kill(pid, libc::SIGSTOP);
+    stop(pid);
     let refused = home.expect(&["stop", "a", "--timeout", "200ms"], 125);
     assert!(
         refused.contains("has not ended in 0.2 s; it was asked to, and --force ends it"),
         "{refused}"
     );
     home.expect(&["stop", "a", "--force"], 0);
-    wait_for_end(pid);
+    soon(|| !alive(pid));
 }
 
 #[test]

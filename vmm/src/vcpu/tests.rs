@@ -130,7 +130,7 @@ fn start(script: Vec<Step>) -> Rig {
 }
 
 fn stopped(rig: &mut Rig) -> Option<Stop> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !rig.control.stopping() && Instant::now() < deadline {
         std::thread::yield_now();
     }
@@ -169,7 +169,7 @@ fn a_running_vcpu_answers_questions_and_stops_when_told() {
     assert_eq!(rig.thread.last(), None, "it has not ended");
     for _ in 0..3 {
         let question = rig.thread.ask();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let answer = loop {
             match rig.thread.answer(question) {
                 None if Instant::now() < deadline => std::thread::yield_now(),

@@ -354,8 +354,8 @@ fn a_driver_that_leaves_all_interrupts_enabled_gets_its_input() {
     let events = inline(source);
     host.write_all(b"x").unwrap();
     events.pump();
-    guest.set(1, 0x0f);
     let start = std::time::Instant::now();
+    guest.set(1, 0x0f);
     // The line status is not polled: that would be listening too.
     while guest.wire.pulses.load(Ordering::SeqCst) < 2 {
         assert!(start.elapsed() < Duration::from_secs(20));

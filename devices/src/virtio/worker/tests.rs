@@ -95,7 +95,7 @@ fn sources_live_on_loops_too() {
     }));
     let mut thread = ThreadLoop::start();
     let residence = thread.handle().add(source).unwrap();
-    let patience = std::time::Duration::from_secs(10);
+    let patience = std::time::Duration::from_secs(60);
     assert_eq!(
         events.recv_timeout(patience),
         Ok((3, WRITE, false)),

@@ -19,9 +19,11 @@ pub use recorded::HostFacts;
 
 use crate::descriptors::{DescriptorFile, SYSTEM_DIRECTORIES, read_directories};
 use crate::sev::host::{Leaf, is_on, parameter};
+use cpus::cpu_list;
 use kernels::kernels_in;
 
 mod container;
+mod cpus;
 mod disks;
 mod file;
 mod kernels;
@@ -201,6 +203,10 @@ pub trait Facts {
     fn link(&self, _path: &Path) -> Option<PathBuf> {
         None
     }
+    /// The directory of sanlock's daemon.
+    fn sanlock(&self) -> PathBuf {
+        PathBuf::from("/run/sanlock")
+    }
     /// Where relative paths start.
     fn directory(&self) -> PathBuf {
         PathBuf::from("/")
@@ -229,18 +235,6 @@ pub trait Facts {
     }
 }
 
-/// CPUs in the form of /sys: `2-3,5`.
-fn cpu_list(text: &str) -> Vec<u32> {
-    let mut out = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(from), Ok(to)) = (from.parse::<u32>(), to.parse::<u32>()) {
-            out.extend(from..=to.min(from.saturating_add(4096)));
-        }
-    }
-    out
-}
-
 const NOT_REGULAR: &str = "it is not a regular file";
 
 /// The host itself. Facts are read when asked for, once.
@@ -266,6 +260,8 @@ pub struct Variables {
     pub config_home: Option<PathBuf>,
     /// `$VSC_KERNELS`, a list of directories separated by colons.
     pub kernels: Option<PathBuf>,
+    /// `$SANLOCK_RUN_DIR`, which libsanlock knows too.
+    pub sanlock: Option<PathBuf>,
     /// `$container`, set by systemd, podman and others.
     pub container: Option<String>,
     /// This process is root's.
@@ -285,6 +281,7 @@ impl Variables {
             data_home: path("XDG_DATA_HOME").filter(|p| p.is_absolute()),
             config_home: path("XDG_CONFIG_HOME").filter(|p| p.is_absolute()),
             kernels: path("VSC_KERNELS"),
+            sanlock: path("SANLOCK_RUN_DIR").filter(|p| p.is_absolute()),
             container: std::env::var("container").ok(),
             privileged: crate::sys::user() == 0,
         }
@@ -350,6 +347,7 @@ impl LiveFacts {
             config_home: _,
             container: _,
             privileged: _,
+            sanlock: _,
         } = &self.variables;
         let mut out: Vec<PathBuf> = kernels.iter().flat_map(std::env::split_paths).collect();
         let data = data_home
@@ -472,6 +470,11 @@ impl Facts for LiveFacts {
             length,
             writable,
         })
+    }
+
+    fn sanlock(&self) -> PathBuf {
+        let given = self.variables.sanlock.clone();
+        given.unwrap_or_else(|| PathBuf::from("/run/sanlock"))
     }
 
     fn text(&self, path: &Path) -> Option<String> {

@@ -1,5 +1,5 @@
 //! Locks on images beyond the open file's own ([`vsc_devices::block::lock`]): who holds one, lockspaces as libvirt's
-//! virtlockd keeps them, and what sanlock needs.
+//! virtlockd keeps them, and leases of sanlock.
 
 #![forbid(unsafe_code)]
 

@@ -15,6 +15,8 @@ use super::Common;
 use super::table::table;
 use crate::say;
 
+mod leases;
+
 /// Where libvirt's own configuration suggests lockspaces (qemu-lockd.conf).
 const SPACES: [(&str, Space); 3] = [
     ("/var/lib/libvirt/lockd/files", Space::File),
@@ -36,11 +38,11 @@ pub(super) struct LocksArgs {
 enum What {
     /// Lists what can keep other machines off an image.
     Drivers,
-    /// Lists who holds locks on images, QEMU and libvirt included.
+    /// Lists who holds locks and leases on images, QEMU and libvirt included.
     List(ListArgs),
     /// Computes the room that sanlock's leases take.
     Size(SizeArgs),
-    /// Removes files of lockspaces that nobody holds.
+    /// Removes files of lockspaces, and leases of sanlock, that nobody holds.
     Gc(GcArgs),
     /// Shows what a host needs for lockspaces.
     Setup(SetupArgs),
@@ -85,6 +87,9 @@ struct GcArgs {
     /// The lockspace of SCSI units.
     #[arg(long, value_name = "DIR")]
     scsi_lockspace_dir: Option<PathBuf>,
+    /// The leases of sanlock (default: those whose lockspace its daemon here is in).
+    #[arg(long, value_name = "DIR")]
+    disk_lease_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -128,9 +133,9 @@ pub(super) fn run(args: &LocksArgs, common: &Common) -> u8 {
     let facts = LiveFacts::new(root, Variables::of_process());
     match &args.what {
         What::Drivers => drivers(&facts, common),
-        What::List(args) => list(args.image.as_deref(), common),
+        What::List(args) => list(args.image.as_deref(), &facts, common),
         What::Size(args) => size(args, common),
-        What::Gc(args) => gc(args, common),
+        What::Gc(args) => gc(args, &facts, common),
         What::Setup(args) => setup(args, common),
     }
 }
@@ -159,12 +164,10 @@ fn drivers(facts: &dyn Facts, common: &Common) -> u8 {
                 "available".to_owned(),
                 "the same, and byte 0 or a lockspace, as virtlockd has them",
             ),
-            Driver::Sanlock => {
-                let there = facts.exists(Path::new("/run/sanlock/sanlock.sock"));
-                let daemon = if there { "runs" } else { "does not run" };
-                let state = format!("not in this build; its daemon {daemon}");
-                (state, "leases on shared storage, taken by libvirt")
-            }
+            Driver::Sanlock => (
+                leases::state(facts, common),
+                "leases on shared storage, kept by its daemon",
+            ),
             Driver::None => ("available".to_owned(), "nothing"),
         };
         (driver, state, what)
@@ -186,7 +189,7 @@ fn drivers(facts: &dyn Facts, common: &Common) -> u8 {
     answer(common, &json!(data), &text)
 }
 
-fn list(image: Option<&Path>, common: &Common) -> u8 {
+fn list(image: Option<&Path>, facts: &dyn Facts, common: &Common) -> u8 {
     let proc = common.host_root.join("proc");
     let found = match image {
         Some(image) => match file_holders(&proc, image) {
@@ -203,9 +206,11 @@ fn list(image: Option<&Path>, common: &Common) -> u8 {
         data["access"] = json!(holder.access());
         data
     };
+    let leases = leases::list(image, &found, facts, common);
     let told = json!({
         "holders": found.seen.iter().map(data).collect::<Vec<_>>(),
         "hidden": found.hidden,
+        "leases": leases,
     });
     let rows = found.seen.iter().map(|h| {
         vec![
@@ -218,7 +223,7 @@ fn list(image: Option<&Path>, common: &Common) -> u8 {
             h.path.display().to_string(),
         ]
     });
-    let rows: Vec<_> = rows.collect();
+    let rows: Vec<_> = rows.chain(leases.iter().map(leases::Held::row)).collect();
     let head = ["PID", "VM", "PROGRAM", "SINCE", "ACCESS", "BYTES", "FILE"];
     let mut text = match (rows.is_empty(), image) {
         (true, None) if rustix::process::geteuid().is_root() => "no image is locked\n".to_owned(),
@@ -256,7 +261,7 @@ fn size(args: &SizeArgs, common: &Common) -> u8 {
     }
 }
 
-fn gc(args: &GcArgs, common: &Common) -> u8 {
+fn gc(args: &GcArgs, facts: &dyn Facts, common: &Common) -> u8 {
     let given = [
         (&args.file_lockspace_dir, Space::File),
         (&args.lvm_lockspace_dir, Space::Lvm),
@@ -266,13 +271,21 @@ fn gc(args: &GcArgs, common: &Common) -> u8 {
         .into_iter()
         .filter_map(|(dir, space)| Some((dir.clone()?, space)))
         .collect();
-    let swept = match spaces.is_empty() {
+    let default = spaces.is_empty() && args.disk_lease_dir.is_none();
+    let swept = match default {
         true => sweep_default(common, args.dry_run),
         false => sweep(spaces, args.dry_run),
     };
-    let swept = match swept {
-        Ok(swept) => swept,
-        Err(why) => return fail(&why),
+    let leases = match (&args.disk_lease_dir, default) {
+        (None, false) => Ok(Vec::new()),
+        (directory, _) => leases::sweep(directory.as_deref(), args.dry_run, facts, common),
+    };
+    let swept = match (swept, leases) {
+        (Ok(mut swept), Ok(leases)) => {
+            swept.extend(leases);
+            swept
+        }
+        (Err(why), _) | (_, Err(why)) => return fail(&why),
     };
     let mut rows = Vec::new();
     let mut data = Vec::new();

@@ -5,9 +5,11 @@
 use std::path::PathBuf;
 
 use vsc::locks::lockspace::{self, Identity};
+use vsc::locks::sanlock::Leases;
 use vsc::locks::{Guard, LockPlan};
 
 use crate::run::outside::{Errand, Errands, Outside};
+use crate::say;
 
 /// Starts the process that does what the confined one may not, if there is anything for it to do. To be called before
 /// there is a second thread, and before this process is in a cgroup, which must be empty to go.
@@ -35,6 +37,15 @@ pub(super) fn outside(
         });
     }
     Outside::start(errands).map_err(|e| format!("cannot start what writes the result: {e}"))
+}
+
+/// Takes the leases of the images of the machine `name`.
+///
+/// # Errors
+/// The sentence.
+pub(super) fn leases(locks: &LockPlan, name: &str) -> Result<Option<Leases>, String> {
+    let leases = locks.take_leases(name, None, &mut say::note_unkept);
+    leases.map_err(|e| crate::run::chain(&e))
 }
 
 /// Gives the locks up, and removes their files.

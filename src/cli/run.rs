@@ -491,6 +491,10 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
             Err(why) => return failed(why),
         };
     // Given up after the machine has closed its images.
+    let _leases = match super::released::leases(&plan.run.locks, &job.resources.name) {
+        Ok(leases) => leases,
+        Err(why) => return failed(why),
+    };
     let images = std::mem::take(&mut plan.images);
     let disks = &job.resources.disks;
     let (locks, made) = match made::make(images, &plan.run.locks, disks, how.made, common) {

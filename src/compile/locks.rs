@@ -9,13 +9,14 @@ use vsc_devices::virtio::blk::{BlkSpec, Format};
 
 use crate::diag::{Diagnostic, Span, Spanned, quoted};
 use crate::facts::{Facts, FileKind};
+use crate::locks::sanlock::{self, Sanlock};
 use crate::locks::{Config, DiskLock, Driver, LockPlan, Place, keys};
 use crate::scenario::{Disk, Given, Locking};
 
 use super::Problems;
 
-/// Where sanlock's daemon listens (sanlock 3.8, `SANLK_RUN_DIR`).
-const SANLOCK: &str = "/run/sanlock/sanlock.sock";
+/// Where libvirt's plug-in keeps leases unless it is told otherwise (qemu-sanlock.conf).
+const LEASES: &str = "/var/lib/libvirt/sanlock";
 
 /// Decides how the images of `blocks` are locked, and tells each disk its part of it.
 pub(super) fn compile(
@@ -40,7 +41,11 @@ pub(super) fn compile(
         driver,
         config,
         disks: Vec::new(),
+        sanlock: None,
     };
+    if driver == Driver::Sanlock && !blocks.is_empty() {
+        plan.sanlock = sanlock(locking, facts, problems);
+    }
     for block in blocks.iter_mut() {
         if driver == Driver::None {
             block.lock = Lock::Off;
@@ -52,6 +57,10 @@ pub(super) fn compile(
         // do not reach, and its readers do not mind.
         let besides = match driver {
             Driver::Lockd => places(&image, &plan.config, facts),
+            Driver::Sanlock if !block.read_only => match &plan.sanlock {
+                Some(sanlock) => leases(&image, &sanlock.leases, facts),
+                None => Vec::new(),
+            },
             _ => Vec::new(),
         };
         block.lockspace = besides
@@ -89,8 +98,7 @@ pub(super) fn compile(
                     .help("`locking: files`, the default, costs microseconds"),
             );
         }
-        (Driver::Sanlock, false) => problems.push(no_sanlock(locking, facts)),
-        (Driver::Files | Driver::Lockd, false) => {}
+        (Driver::Files | Driver::Lockd | Driver::Sanlock, false) => {}
     }
     plan
 }
@@ -104,6 +112,7 @@ fn config(locking: &Locking, driver: Driver, facts: &dyn Facts, problems: &mut P
         scsi,
         host_id,
         leases,
+        io_timeout,
     } = locking;
     let mut unused = |key: &str, span: Option<Span>, of: &str| {
         if let Some(span) = span {
@@ -125,6 +134,7 @@ fn config(locking: &Locking, driver: Driver, facts: &dyn Facts, problems: &mut P
     if driver != Driver::Sanlock {
         unused("host_id", host_id.map(|g| g.span), "sanlock");
         unused("disk_lease_dir", leases.as_ref().map(|g| g.span), "sanlock");
+        unused("io_timeout", io_timeout.map(|g| g.span), "sanlock");
     }
     if driver != Driver::Lockd {
         return Config::default();
@@ -185,18 +195,71 @@ fn places(image: &Path, config: &Config, facts: &dyn Facts) -> Vec<Place> {
     names.into_iter().map(|name| one(dir, name)).collect()
 }
 
-fn no_sanlock(locking: &Locking, facts: &dyn Facts) -> Diagnostic {
+/// Where the leases are; what keeps them from being taken is said.
+fn sanlock(locking: &Locking, facts: &dyn Facts, problems: &mut Problems) -> Option<Sanlock> {
     let at = locking.driver.map_or(Span::NONE, |d| d.span);
-    let lockd = "`locking: {driver: lockd, file_lockspace_dir: DIR}` on a shared file system protects among hosts too";
-    if facts.exists(Path::new(SANLOCK)) {
-        let text = "Leases of sanlock are not in this build: it does not speak to the daemon that runs here";
-        Diagnostic::error("E-SANLOCK", at, text).help(lockd)
-    } else {
-        let text = format!("sanlock's daemon does not run here: there is no {SANLOCK}");
-        Diagnostic::error("E-SANLOCK", at, text)
-            .why("Nor does this build speak to it: libvirt does, with `lock_manager = \"sanlock\"` in qemu.conf")
-            .help(format!("`vsc-run locks setup sanlock --plan` shows how to start it. {lockd}"))
+    let socket = sanlock::Daemon::socket_in(&facts.sanlock());
+    if !facts.exists(&socket) {
+        let text = format!(
+            "sanlock's daemon does not run here: there is no {}",
+            socket.display()
+        );
+        let lockd = "`locking: {driver: lockd, file_lockspace_dir: DIR}` on a shared file system needs no daemon";
+        problems.push(
+            Diagnostic::error("E-SANLOCK", at, text)
+                .why("Its leases are what keeps other hosts off the images")
+                .help(format!(
+                    "`vsc-run locks setup sanlock --plan` shows how to start it. {lockd}"
+                )),
+        );
+        return None;
     }
+    let Some(host_id) = locking.host_id else {
+        let text =
+            "`locking.host_id` is missing: this host's number among those that share the leases";
+        let d = Diagnostic::error("E-SANLOCK", at, text);
+        problems.push(d.help("Write `host_id: N`, 1 to 2000, another one on each host; libvirt's is in /etc/libvirt/qemu-sanlock.conf"));
+        return None;
+    };
+    let given = locking.leases.as_ref();
+    let directory = given.map_or(Path::new(LEASES), |g| &g.value);
+    let directory = absolute(&facts.directory().join(directory));
+    if !matches!(facts.file(&directory), Ok(file) if file.kind == FileKind::Directory) {
+        let shown = directory.display();
+        let text = format!("There is no directory {shown} for sanlock's leases");
+        let d = Diagnostic::error("E-LOCKSPACE", given.map_or(at, |g| g.span), text);
+        problems.push(
+            d.why("Every host that uses the images has to see it")
+                .help("`vsc-run locks setup sanlock --plan` shows the steps"),
+        );
+        return None;
+    }
+    let io_timeout = locking.io_timeout.map(|g| g.value);
+    Some(Sanlock {
+        socket,
+        host_id: host_id.value,
+        leases: directory,
+        io_timeout: io_timeout
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(sanlock::IO_TIMEOUT),
+    })
+}
+
+/// The leases of a writable image: of its path as it is written, as libvirt's plug-in takes it, and of what that leads
+/// to through links.
+fn leases(image: &Path, directory: &Path, facts: &dyn Facts) -> Vec<Place> {
+    let one = |path: &Path| Place::Lease {
+        directory: directory.to_owned(),
+        name: keys::lease_name(path),
+    };
+    let mut leases = vec![one(image)];
+    leases.extend(
+        facts
+            .resolved(image)
+            .filter(|r| r != image)
+            .map(|r| one(&r)),
+    );
+    leases
 }
 
 /// Says that a name is not of the device but of the order in which it was found.

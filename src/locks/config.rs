@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::lockspace::{self, Held, Identity, LockspaceError};
+use super::sanlock::{Lease, Leases, OnLoss, Sanlock, SanlockError};
 
 /// Who keeps track of images in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,13 @@ impl Config {
 pub enum Place {
     /// Byte 0 of the image.
     Image,
+    /// A lease of sanlock.
+    Lease {
+        /// The directory.
+        directory: PathBuf,
+        /// The lease's name, and its file's.
+        name: String,
+    },
     /// A file of a lockspace.
     Lockspace {
         /// The directory.
@@ -123,6 +131,9 @@ pub struct LockPlan {
     pub config: Config,
     /// Each disk.
     pub disks: Vec<DiskLock>,
+    /// Where sanlock's leases are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sanlock: Option<Sanlock>,
 }
 
 impl Place {
@@ -130,7 +141,9 @@ impl Place {
     pub fn file(&self, image: &Path) -> PathBuf {
         match self {
             Self::Image => image.to_owned(),
-            Self::Lockspace { directory, name } => directory.join(name),
+            Self::Lockspace { directory, name } | Self::Lease { directory, name } => {
+                directory.join(name)
+            }
         }
     }
 }
@@ -155,7 +168,7 @@ impl LockPlan {
         let places = self.disks.iter().flat_map(|disk| &disk.besides);
         let mut directories: Vec<PathBuf> = places
             .filter_map(|place| match place {
-                Place::Image => None,
+                Place::Image | Place::Lease { .. } => None,
                 Place::Lockspace { directory, .. } => Some(directory.clone()),
             })
             .collect();
@@ -167,13 +180,14 @@ impl LockPlan {
     /// Those files.
     pub fn files(&self) -> Vec<PathBuf> {
         let files = self.disks.iter().flat_map(|disk| {
-            let spaces = disk.besides.iter().filter(|place| **place != Place::Image);
+            let removed = |place: &&Place| matches!(place, Place::Lockspace { .. });
+            let spaces = disk.besides.iter().filter(removed);
             spaces.map(|place| place.file(&disk.image))
         });
         files.collect()
     }
 
-    /// Takes the locks that no open image has. Nothing is done where there are none.
+    /// Takes the locks that no open image has, but leases. Nothing is done where there are none.
     ///
     /// # Errors
     /// [`LockspaceError`]; what was taken until then is given up.
@@ -181,6 +195,40 @@ impl LockPlan {
         let mut guard = Guard::default();
         self.add(&mut guard, |_, _| true)?;
         Ok(guard)
+    }
+
+    /// Takes the leases, for this process, which runs the machine `name`; none are needed where no image has one. What
+    /// takes a while is told to `tell`.
+    ///
+    /// # Errors
+    /// [`SanlockError`]; then none is held.
+    pub fn take_leases(
+        &self,
+        name: &str,
+        on_loss: Option<&OnLoss>,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Option<Leases>, SanlockError> {
+        let mut leases: Vec<Lease> = Vec::new();
+        for disk in &self.disks {
+            for place in &disk.besides {
+                let Place::Lease { name, .. } = place else {
+                    continue;
+                };
+                // Two disks of one image: the daemon gives a lease to a process once.
+                match leases.iter_mut().find(|lease| lease.name == *name) {
+                    Some(lease) => lease.shared &= !disk.alone,
+                    None => leases.push(Lease {
+                        image: disk.image.clone(),
+                        name: name.clone(),
+                        shared: !disk.alone,
+                    }),
+                }
+            }
+        }
+        match self.sanlock.as_ref().filter(|_| !leases.is_empty()) {
+            Some(at) => Leases::take(at, name, leases, on_loss, tell).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Those of them that need no image of `new`, which are not made yet: [`Self::take_rest`] takes the others.
@@ -210,6 +258,7 @@ impl LockPlan {
         for disk in &self.disks {
             for place in disk.besides.iter().filter(|p| which(&disk.image, p)) {
                 guard.0.push(match place {
+                    Place::Lease { .. } => continue,
                     Place::Image => lockspace::take_image(&disk.image, disk.alone)?,
                     Place::Lockspace { directory, name } => {
                         if !agreed.contains(&directory.as_path()) {

@@ -33,6 +33,11 @@ pub fn lease_name(path: &Path) -> String {
     hex(&Md5::digest(path.as_os_str().as_bytes()))
 }
 
+/// Whether a file's name is that of a lease.
+pub fn is_lease_name(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// SHA-256 of a text.
 pub fn digest(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))

@@ -1,7 +1,21 @@
-//! What sanlock needs: room for leases, and a host set up for it, as a plan. Leases themselves are taken by libvirt's
-//! plug-in; this program does not speak to the daemon, and says so.
+//! sanlock: leases of images on storage that hosts share, which its daemon keeps; what they take of room, and a host set
+//! up for them, as a plan.
 
 #![forbid(unsafe_code)]
+
+mod client;
+mod error;
+mod leases;
+mod status;
+mod sweep;
+mod wire;
+
+pub use client::Daemon;
+pub use error::SanlockError;
+pub use leases::{IO_TIMEOUT, Lease, Leases, OnLoss, Sanlock};
+pub use status::{LeaseOf, Status};
+pub use sweep::sweep;
+pub use wire::HELPER;
 
 use std::path::{Path, PathBuf};
 

@@ -81,6 +81,8 @@ pub struct Locking {
     pub host_id: Given<u64>,
     /// `locking.disk_lease_dir`
     pub leases: Given<PathBuf>,
+    /// `locking.io_timeout`
+    pub io_timeout: Given<u64>,
 }
 
 /// `cpu`
@@ -521,6 +523,7 @@ impl Reader<'_> {
                 scsi: self.path(&["locking", "scsi_lockspace_dir"]),
                 host_id: self.count(&["locking", "host_id"]),
                 leases: self.path(&["locking", "disk_lease_dir"]),
+                io_timeout: self.count(&["locking", "io_timeout"]),
             },
             control: self.bool(&["control"]),
             register: self.bool(&["register"]),

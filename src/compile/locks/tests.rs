@@ -165,9 +165,15 @@ fn what_cannot_be_is_said() {
     assert_eq!(code, "E-SANLOCK");
     assert!(message.contains("/run/sanlock/sanlock.sock") && help.contains("locks setup sanlock"));
     let mut there = facts();
-    there.texts.insert(SANLOCK.into(), String::new());
-    let (_, message, _) = refused("sanlock", &there);
-    assert!(message.contains("not in this build"), "{message}");
+    there
+        .texts
+        .insert("/run/sanlock/sanlock.sock".into(), String::new());
+    let (code, message, _) = refused("sanlock", &there);
+    assert_eq!(code, "E-SANLOCK");
+    assert!(message.contains("host_id` is missing"), "{message}");
+    let (code, message, _) = refused("{driver: sanlock, host_id: 1}", &there);
+    assert_eq!(code, "E-LOCKSPACE");
+    assert!(message.contains(LEASES), "{message}");
     for id in ["0", "2001"] {
         let (code, message, _) = refused(&format!("{{driver: sanlock, host_id: {id}}}"), &facts());
         assert_eq!(code, "E-RANGE");
@@ -175,6 +181,37 @@ fn what_cannot_be_is_said() {
     }
     let p = plan("disks: [a.img]\nlocking: {file_lockspace_dir: /locks, host_id: 1}\n").unwrap();
     assert_eq!(codes(&p), ["W-UNUSED", "W-UNUSED"]);
+}
+
+#[test]
+fn writable_images_have_leases_by_the_md5_of_their_paths() {
+    let mut there = facts();
+    there
+        .texts
+        .insert("/run/sanlock/sanlock.sock".into(), String::new());
+    let text = "disks: [a.img, {path: link.img, shareable: true}, {path: /dev/vg/lab, read_only: true}]\n\
+                locking: {driver: sanlock, host_id: 7, disk_lease_dir: /locks, io_timeout: 3}\n";
+    let p = plan_with(text, &there).unwrap();
+    let lease = |path: &str| Place::Lease {
+        directory: "/locks".into(),
+        name: keys::lease_name(Path::new(path)),
+    };
+    let disks = &p.run.locks.disks;
+    assert_eq!(disks[0].besides, [lease("/lab/a.img")]);
+    assert!(disks[0].alone && !disks[1].alone);
+    assert_eq!(
+        disks[1].besides,
+        [lease("/lab/link.img"), lease("/lab/a.img")]
+    );
+    assert_eq!(disks[2].besides, []);
+    let at = p.run.locks.sanlock.as_ref().unwrap();
+    assert_eq!((at.host_id, at.io_timeout), (7, 3));
+    assert_eq!(at.lockspace(), Path::new("/locks/__LIBVIRT__DISKS__"));
+    // Leases are not files that go with the run.
+    assert!(p.run.locks.directories().is_empty() && p.run.locks.files().is_empty());
+    // Without writable disks, no daemon is needed.
+    let none = plan("locking: {driver: sanlock}\n").unwrap();
+    assert_eq!(none.run.locks.sanlock, None);
 }
 
 #[test]

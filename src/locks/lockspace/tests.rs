@@ -264,6 +264,7 @@ fn a_plan_takes_all_or_nothing() {
             ..Config::default()
         },
         disks: vec![disk("a", vec![Place::Image, in_space(NAME)])],
+        sanlock: None,
     };
     let guard = plan.take().unwrap();
     assert!(take_image(&image, true).is_err() && demo(&space, true).is_err());

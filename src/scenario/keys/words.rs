@@ -373,7 +373,7 @@ pub(super) const LOCK_DRIVERS: &[Word] = &[
     ),
     word(
         "sanlock",
-        "leases on shared storage, by sanlock's daemon: libvirt's to take, not in this build's monitor",
+        "leases on shared storage, which sanlock's daemon keeps, as libvirt's plug-in has them",
     ),
     word("none", "nothing"),
     refused(

@@ -63,6 +63,7 @@ pub(super) fn begin(
         told,
         replayed,
         run: _,
+        sign: _,
     } = begun;
     tell_replayed(&replayed, common);
     tell(&told, common);

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::change::{Act, Change};
 use super::error::{Cannot, TuneError};
 use super::hands::{Hands, Seen, expected};
+use super::life::Sign;
 use super::report::{Begun, Foreign, Holder, Told, Verdict, wanted};
 use super::state::{Before, Got, Holding, Item, Record, Run};
 use super::tuner::{Books, Tuner, holder, shown};
@@ -148,17 +149,16 @@ impl Tuner {
         }
         if items.is_empty() {
             books.close()?;
-            let run = None;
-            return Ok((
-                Begun {
-                    told,
-                    replayed,
-                    run,
-                },
-                None,
-            ));
+            let begun = Begun {
+                told,
+                replayed,
+                run: None,
+                sign: Sign::default(),
+            };
+            return Ok((begun, None));
         }
         watch(&mut kept)?;
+        let mut sign = Sign::default();
         for lasting in [false, true] {
             let items: Vec<Item> = items
                 .iter()
@@ -166,6 +166,9 @@ impl Tuner {
                 .cloned()
                 .collect();
             if !items.is_empty() {
+                if let Some(journal) = books.of(lasting) {
+                    sign.add(journal.sign(run)?);
+                }
                 books.write(
                     lasting,
                     Record::Begin(Holding {
@@ -206,14 +209,13 @@ impl Tuner {
             .any(|(_, journal)| journal.state.holdings.iter().any(|h| h.run == *run));
         books.close()?;
         let run = holds.then(|| run.clone());
-        Ok((
-            Begun {
-                told,
-                replayed,
-                run,
-            },
-            kept,
-        ))
+        let begun = Begun {
+            told,
+            replayed,
+            run,
+            sign,
+        };
+        Ok((begun, kept))
     }
 
     fn decide(

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use super::error::TuneError;
 use super::place::{JOURNAL, Locked, NEW, Place};
 use super::report::Damage;
-use super::state::{Record, State};
+use super::state::{Record, Run, State};
 use super::touch::append;
 
 /// Longest journal, bytes. A run writes some KiB.
@@ -133,6 +133,21 @@ impl Journal {
             state,
             damaged: wrong,
         }))
+    }
+
+    /// Locks the byte of `run`, for others to see that it goes on.
+    pub(super) fn sign(&self, run: &Run) -> Result<File, TuneError> {
+        let held = self.locked.hold(run.byte());
+        held.map_err(|error| TuneError::Journal {
+            action: "lock",
+            path: self.locked.path(JOURNAL),
+            error,
+        })
+    }
+
+    /// Whether somebody holds that byte. Where it cannot be told, nothing is taken from under a run.
+    pub(super) fn is_signed(&self, byte: u64) -> bool {
+        self.locked.is_held(byte).unwrap_or(true)
     }
 
     /// Writes a line, and returns when it is on the disk.

@@ -84,7 +84,7 @@ impl Tuner {
         let boot = self.boot()?;
         let mut books = self.books(false, false, false)?;
         let mut undone = self.replay_in(&mut books, &boot, Foreign::Forget)?;
-        for run in books.runs(|_, holding| is_for(holding, what)) {
+        for run in books.runs(|_, _, holding| is_for(holding, what)) {
             undone.extend(self.release(&mut books, &run, &boot, foreign)?);
         }
         books.close()?;

@@ -12,6 +12,7 @@ mod hands;
 mod journal;
 mod kept;
 mod killed;
+mod life;
 mod merged;
 mod place;
 mod report;
@@ -29,6 +30,7 @@ pub use change::{Act, Change, UnitState, value};
 pub use error::TuneError;
 pub use kept::KeptFile;
 pub use killed::LIMITS;
+pub use life::Sign;
 pub use report::{
     Active, Begun, Damage, Foreign, Holder, How, SEV_ENABLE, Told, Undone, Unwound, Verdict,
 };

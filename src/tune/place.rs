@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, linkat, mkdirat, openat, statat, unlinkat};
+use vsc_devices::block::lock::{byte_is_held, hold_byte};
 
 use super::error::TuneError;
 use super::touch::step;
@@ -203,6 +204,19 @@ fn trusted(directory: &OwnedFd, path: &Path) -> Result<(), TuneError> {
 }
 
 impl Locked {
+    /// Locks a byte of it for as long as the file is open.
+    pub(super) fn hold(&self, byte: u64) -> io::Result<File> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.directory, ".", flags, Mode::empty())?);
+        hold_byte(&file, byte)?;
+        Ok(file)
+    }
+
+    /// Whether somebody has locked that byte of it.
+    pub(super) fn is_held(&self, byte: u64) -> io::Result<bool> {
+        byte_is_held(&self.directory, byte)
+    }
+
     /// The directory's path, for messages.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)

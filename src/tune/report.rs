@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::change::Act;
+use super::life::Sign;
 use super::state::Run;
 
 /// What `vsc-run sev enable` is called among those that change the host to stay.
@@ -292,6 +293,8 @@ pub struct Begun {
     pub replayed: Vec<Undone>,
     /// There is something to be put back, by this name.
     pub run: Option<Run>,
+    /// To be kept as long as the run goes on.
+    pub sign: Sign,
 }
 
 /// What an act makes of its target, in a word.

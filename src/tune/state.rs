@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::change::{Act, Change, UnitState};
+use super::life::namespace;
 use super::report::Holder;
 use crate::store::Stat;
 
@@ -24,6 +25,9 @@ pub struct Run {
     pub started: u64,
     /// /proc/sys/kernel/random/boot_id
     pub boot: String,
+    /// The PID namespace of the number, by the inode of /proc/self/ns/pid. Journals of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
 }
 
 impl Run {
@@ -34,13 +38,8 @@ impl Run {
             pid,
             started: Stat::of(proc, pid)?.started,
             boot: boot.to_owned(),
+            namespace: namespace(proc),
         })
-    }
-
-    /// Whether it goes on.
-    pub(super) fn lives(&self, proc: &Path, boot: &str) -> bool {
-        self.boot == boot
-            && Stat::of(proc, self.pid).is_some_and(|s| s.started == self.started && !s.ended)
     }
 }
 

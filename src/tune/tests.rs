@@ -139,6 +139,7 @@ impl Host {
             pid,
             started,
             boot: BOOT.into(),
+            namespace: None,
         }
     }
 

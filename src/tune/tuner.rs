@@ -62,11 +62,11 @@ impl Books {
 
     /// Every run in them, the latest first, but before all those that were cut off while they put a counter back: they
     /// reckon with what it says.
-    pub(super) fn runs(&self, wanted: impl Fn(bool, &Holding) -> bool) -> Vec<Run> {
+    pub(super) fn runs(&self, wanted: impl Fn(bool, &Journal, &Holding) -> bool) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for (lasting, journal) in self.each() {
             for holding in &journal.state.holdings {
-                if wanted(lasting, holding) && !runs.contains(&holding.run) {
+                if wanted(lasting, journal, holding) && !runs.contains(&holding.run) {
                     runs.push(holding.run.clone());
                 }
             }
@@ -173,10 +173,11 @@ impl Tuner {
             .any(Place::is_used)
     }
 
-    pub(super) fn is_dead(&self, holding: &Holding, boot: &str) -> bool {
+    pub(super) fn is_dead(&self, journal: &Journal, holding: &Holding, boot: &str) -> bool {
+        let signed = |byte| journal.is_signed(byte);
         match holding.standing && holding.complete {
             true => false,
-            false => !holding.run.lives(&self.proc, boot),
+            false => !holding.run.lives(&self.proc, boot, signed),
         }
     }
 
@@ -242,7 +243,7 @@ impl Tuner {
                     active.push(Active {
                         holder: holder(holding),
                         since: holding.at,
-                        dead: self.is_dead(holding, &boot)
+                        dead: self.is_dead(journal, holding, &boot)
                             || (!lasting && holding.run.boot != boot),
                         what: item.change.what.clone(),
                         target: act.target().to_owned(),

@@ -20,8 +20,8 @@ impl Tuner {
         boot: &str,
         foreign: Foreign,
     ) -> Result<Vec<Undone>, TuneError> {
-        let dead = books.runs(|lasting, holding| {
-            self.is_dead(holding, boot) || (!lasting && holding.run.boot != boot)
+        let dead = books.runs(|lasting, journal, holding| {
+            self.is_dead(journal, holding, boot) || (!lasting && holding.run.boot != boot)
         });
         let mut undone = Vec::from_iter(self.put_together(books, boot)?);
         for run in dead {
@@ -75,7 +75,7 @@ impl Tuner {
         let mut books = self.books(false, false, foreign == Foreign::Force)?;
         let mut undone = self.replay_in(&mut books, &boot, foreign)?;
         let apart = |holding: &Holding| but.iter().any(|what| is_for(holding, what));
-        for run in books.runs(|_, holding| holding.standing && !apart(holding)) {
+        for run in books.runs(|_, _, holding| holding.standing && !apart(holding)) {
             undone.extend(self.release(&mut books, &run, &boot, foreign)?);
         }
         let damaged = books.each().map(|(_, journal)| journal.keep_damaged());

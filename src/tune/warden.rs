@@ -22,6 +22,7 @@ use super::apart::set_apart;
 use super::change::Change;
 use super::error::TuneError;
 use super::killed;
+use super::life::Sign;
 use super::place::Place;
 use super::report::{Begun, Undone};
 use super::state::Run;
@@ -167,6 +168,7 @@ pub struct Guard {
     tuner: Tuner,
     run: Run,
     post: Option<Post>,
+    _sign: Sign,
 }
 
 /// Why the host could not be put back at the end of a run.
@@ -192,12 +194,13 @@ impl Tuner {
         changes: &[Change],
         who: &str,
     ) -> Result<(Begun, Option<Guard>), TuneError> {
-        let (begun, post) =
+        let (mut begun, post) =
             self.begin(changes, who, false, |run| Post::start(&self, run, changes))?;
         let guard = begun.run.clone().map(|run| Guard {
             tuner: self,
             run,
             post,
+            _sign: std::mem::take(&mut begun.sign),
         });
         Ok((begun, guard))
     }
@@ -340,7 +343,9 @@ fn process_of(tuner: &Tuner, run: &Run) -> Option<OwnedFd> {
     let process = sys::pidfd_open(run.pid).ok()?;
     // Looked at after the handle was had: what has the number now keeps it.
     let boot = tuner.boot().ok()?;
-    run.lives(&tuner.proc, &boot).then_some(process)
+    // Its number is of this namespace.
+    let lives = run.lives(&tuner.proc, &boot, |_| false);
+    lives.then_some(process)
 }
 
 /// Waits until the run says something or closes its end of the socket; true: until it is gone without either.

@@ -26,6 +26,57 @@ fn a_run_that_is_killed_is_put_back_by_its_warden() {
     }
 }
 
+/// As in a container that has this host's /run: here the number of the run is another process's, or nobody's.
+#[test]
+fn a_run_in_another_pid_namespace_keeps_what_it_has() {
+    if !have_kvm() {
+        return;
+    }
+    let tree = Tree::new("namespace");
+    let before = tree.whole();
+    let inside = |words: &[&str]| {
+        let vsc = tree.vsc(words);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(vsc.get_program())
+            .args(vsc.get_args())
+            .current_dir(tree.0.path(""));
+        command
+    };
+    let probe = inside(&["host", "status"]).output().unwrap();
+    if text(&probe.stderr).contains("unshare: ") {
+        return skip(&text(&probe.stderr));
+    }
+    expect_code(&probe, 0);
+    let run_inside = spinning(inside(&["one.yaml"]).process_group(0));
+    let status = |output: Output| {
+        expect_code(&output, 0);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let dead = status["changes"].as_array().unwrap().iter();
+        dead.map(|change| change["dead"].as_bool().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let words = ["host", "status", "--json"];
+    for output in [run(&mut tree.vsc(&words)), run(&mut inside(&words))] {
+        assert_eq!(status(output), [false; 3]);
+    }
+    let gc = run(&mut tree.vsc(&["gc"]));
+    expect_code(&gc, 0);
+    assert_eq!(text(&gc.stdout), "nothing to do\n");
+    // One here that wants the same is not the last one; its number is not the other's, wherever that is looked at.
+    ended(tree.spinning("two"), libc::SIGTERM);
+    assert_eq!(tree.read(SWAPPINESS), "10");
+    // The first process of the namespace: with it goes everybody in there, its warden too.
+    let unshare = pid(&run_inside);
+    let first = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+    signal(first.trim().parse().unwrap(), libc::SIGKILL);
+    finish(run_inside);
+    soon(|| status(run(&mut tree.vsc(&words))) == [true; 3]);
+    expect_code(&run(&mut tree.vsc(&["gc"])), 0);
+    assert_eq!(tree.whole(), before);
+}
+
 /// The kernel kills without a word; the warden, which is not in that cgroup, has one. Then nobody waits for it.
 #[test]
 fn a_run_that_its_memory_limit_ends_says_so() {

@@ -362,5 +362,28 @@ pub fn release_first_byte(file: &File) {
     let _ = fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, libc::F_UNLCK, (0, 1));
 }
 
+/// Takes a read lock on one byte, below 2^62, of an open file or directory: a sign for others ([`byte_is_held`]) that
+/// lasts as long as the open file.
+///
+/// # Errors
+/// The system's; that somebody has a write lock there is `WouldBlock`.
+pub fn hold_byte(file: &File, byte: u64) -> io::Result<()> {
+    fcntl(
+        file.as_raw_fd(),
+        libc::F_OFD_SETLK,
+        libc::F_RDLCK,
+        (byte, 1),
+    )
+    .map(drop)
+}
+
+/// Whether anybody holds that byte, except through this open file.
+///
+/// # Errors
+/// The system's.
+pub fn byte_is_held(file: &File, byte: u64) -> io::Result<bool> {
+    Ok(Kernel.test(file.as_raw_fd(), (byte, 1))?.is_some())
+}
+
 #[cfg(test)]
 mod tests;

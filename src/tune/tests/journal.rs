@@ -185,3 +185,61 @@ fn no_run_fails_because_a_long_journal_cannot_be_made_short() {
     host.end(&a);
     assert_eq!(host.whole(), before);
 }
+
+/// Its number says nothing here: whoever has it is another process, or nobody has.
+#[test]
+fn a_run_of_another_pid_namespace_lives_as_long_as_its_lock() {
+    let host = Host::new("namespace");
+    let before = host.whole();
+    let elsewhere = |pid, namespace| Run {
+        namespace: Some(namespace),
+        ..host.run(pid)
+    };
+    let (a, b, c) = (elsewhere(1, 1), elsewhere(2, 2), elsewhere(3, 3));
+    let lasting = &everything()[4..5];
+    assert!(lasting[0].act.is_lasting());
+    let begun = host.begin(&a, lasting).unwrap();
+    let other = host.begin(&b, &[set(SWAPPINESS, "0")]).unwrap();
+    host.kill(&a);
+    assert_eq!(host.tuner().replay().unwrap(), []);
+    let dead = || {
+        let active = host.tuner().status().unwrap();
+        active.iter().map(|a| a.dead).collect::<Vec<_>>()
+    };
+    assert_eq!(dead(), [false; 2]);
+    drop(other);
+    // The process that has its number here is not it.
+    assert_eq!(dead(), [true, false]);
+    host.begin(&c, &[set(KSM, "1")]).unwrap();
+    assert_eq!(host.read(SWAPPINESS).trim(), "60");
+    drop(begun);
+    host.tuner().replay().unwrap();
+    assert_eq!(host.whole(), before);
+}
+
+#[test]
+fn a_run_of_an_earlier_version_is_told_by_its_number() {
+    let host = Host::new("earlier");
+    let before = host.whole();
+    let run = host.run(1);
+    host.write("/processes/self/ns/pid", "");
+    drop(host.begin(&run, &[set(SWAPPINESS, "0")]).unwrap());
+    let journal = host.read("/run/vsc/host/journal");
+    assert!(!journal.contains("namespace"), "{journal}");
+    assert_eq!(host.tuner().replay().unwrap(), []);
+    host.kill(&run);
+    assert_eq!(host.tuner().replay().unwrap().len(), 1);
+    assert_eq!(host.whole(), before);
+    // Two that have the same number at the same time are two.
+    let twin = |namespace| Run {
+        namespace,
+        ..run.clone()
+    };
+    let bytes = [
+        twin(None).byte(),
+        twin(Some(1)).byte(),
+        twin(Some(2)).byte(),
+    ];
+    assert!(bytes[0] != bytes[1] && bytes[1] != bytes[2]);
+    assert!(bytes.iter().all(|byte| *byte < 1 << 62));
+}

@@ -482,6 +482,7 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         control_in,
         unconfined: plan.run.unconfined,
         swept: false,
+        witness: None,
         removes: plan.run.locks.directories(),
     };
     // Before this process is where its children would be, too.
@@ -530,6 +531,12 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         Err(why) => return failed(why),
     };
     job.swept = new && (kept.is_some() || tuned.sweeps());
+    if !run::leftovers::sockets(&job.resources).is_empty() {
+        job.witness = match &kept {
+            Some(kept) => kept.witness(),
+            None => tuned.witness(),
+        };
+    }
     let inside = plan
         .run
         .cgroup

@@ -8,7 +8,7 @@ use serde_json::Value;
 use vsc::compile::HostPlan;
 use vsc::diag::{Diagnostic, Diagnostics, Sources, Span};
 use vsc::facts::Root;
-use vsc::tune::{Begun, Change, Guard, How, Told, Tuner, Undone, Verdict};
+use vsc::tune::{Begun, Change, Guard, How, Told, Tuner, Undone, Verdict, Witness};
 
 use super::Common;
 use super::run::report;
@@ -94,6 +94,11 @@ impl Tuned {
     /// Whether another process puts the host back, and removes what the run makes there.
     pub(super) fn sweeps(&self) -> bool {
         self.guard.is_some()
+    }
+
+    /// Whom to tell what the run has made, where that process removes it.
+    pub(super) fn witness(&self) -> Option<Witness> {
+        self.guard.as_ref()?.witness()
     }
 
     /// Puts the host back, and says what could not be.

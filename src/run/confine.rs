@@ -9,13 +9,14 @@ use vsc_devices::stream::Endpoint;
 use vsc_vmm::resources::{InitrdPart, Payload, VmResources};
 use vsc_vmm::sandbox::{Access, Allowed, Confinement, InForce, Sandbox, SandboxError, Spec};
 
+use super::leftovers::{endpoints, sockets};
 use super::terminal;
 
 /// What is said of a run without confinement.
 pub(super) const UNCONFINED: &str = "not confined (--no-sandbox, sandbox: false): a guest that breaks out of the \
                                      machine can do whatever this user can: open files, start programs, use the network";
 
-/// Threads of a disk where there is no io_uring (devices/src/block/engine/pool.rs).
+/// Threads of a disk where there is no io_uring (devices/src/block/engine/mod.rs), or of an encrypted one (devices/src/block/luks/disk.rs).
 const THREADS_OF_DISK: u32 = 4;
 
 /// What a result says about confinement.
@@ -109,25 +110,6 @@ pub(super) fn sentence(confinement: &Confinement, rebuild: bool) -> String {
 fn directory(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     parent.unwrap_or(Path::new(".")).to_owned()
-}
-
-/// Host ends of all streams.
-fn endpoints(resources: &VmResources) -> impl Iterator<Item = &Endpoint> {
-    let serials = resources.serials.iter().map(|s| &s.endpoint);
-    let ports = resources.consoles.iter().flat_map(|c| &c.ports);
-    serials.chain(ports.flat_map(|p| [&p.input, &p.output]))
-}
-
-fn sockets(resources: &VmResources) -> Vec<&Path> {
-    let mut sockets: Vec<&Path> = endpoints(resources)
-        .filter_map(|end| match end {
-            Endpoint::Unix(path) => Some(path.as_path()),
-            _ => None,
-        })
-        .collect();
-    sockets.sort_unstable();
-    sockets.dedup();
-    sockets
 }
 
 /// What building the machine once more opens. Files that it makes are there from the first time, and images stay open.

@@ -36,10 +36,21 @@ pub(crate) fn of(resources: &VmResources, control_in: Option<&(PathBuf, String)>
             all.push(change("control", &directory.join(name)));
         }
     }
+    let sockets = sockets(resources).into_iter();
+    all.extend(sockets.map(|path| change("socket", path)));
+    all
+}
+
+/// Host ends of all streams.
+pub(super) fn endpoints(resources: &VmResources) -> impl Iterator<Item = &Endpoint> {
     let serials = resources.serials.iter().map(|s| &s.endpoint);
     let ports = resources.consoles.iter().flat_map(|c| &c.ports);
-    let ends = serials.chain(ports.flat_map(|p| [&p.input, &p.output]));
-    let mut sockets: Vec<&Path> = ends
+    serials.chain(ports.flat_map(|p| [&p.input, &p.output]))
+}
+
+/// Sockets that streams listen on, each once.
+pub(crate) fn sockets(resources: &VmResources) -> Vec<&Path> {
+    let mut sockets: Vec<&Path> = endpoints(resources)
         .filter_map(|end| match end {
             Endpoint::Unix(path) => Some(path.as_path()),
             _ => None,
@@ -47,6 +58,5 @@ pub(crate) fn of(resources: &VmResources, control_in: Option<&(PathBuf, String)>
         .collect();
     sockets.sort_unstable();
     sockets.dedup();
-    all.extend(sockets.into_iter().map(|path| change("socket", path)));
-    all
+    sockets
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vsc::images::Handed;
+use vsc::tune::Witness;
 use vsc_devices::block::OpenError;
 use vsc_devices::block::keep::Keep;
 use vsc_devices::block::luks::{DiskError, LuksError};
@@ -81,6 +82,8 @@ pub(crate) struct Job<'a> {
     pub unconfined: bool,
     /// Another process removes the sockets that the run made, and its directory.
     pub swept: bool,
+    /// Told when what the run would leave is there: that of each life.
+    pub witness: Option<Witness>,
     /// Directories in which something of the run's own is removed after its end.
     pub removes: Vec<PathBuf>,
 }
@@ -262,6 +265,9 @@ fn once(
         done.map_err(|e| format!("cannot wait for signals: {e}"))?
     };
     let mut vm = vm.map_err(|e| why(&e, &job.resources))?;
+    if let Some(witness) = &job.witness {
+        witness.made();
+    }
     if job.verbosity >= Verbosity::Verbose {
         for note in vm.notes() {
             say::note(note);

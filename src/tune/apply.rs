@@ -2,15 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::change::{Act, Change};
 use super::error::{Cannot, TuneError};
-use super::hands::{Hands, Seen, expected};
+use super::hands::{Hands, Seen, expected, made_of};
 use super::life::Sign;
 use super::report::{Begun, Foreign, Holder, Told, Verdict, wanted};
 use super::state::{Before, Got, Holding, Item, Record, Run};
+use super::touch;
 use super::tuner::{Books, Tuner, holder, shown};
 
 /// What is decided about a change before anything is done.
@@ -335,20 +336,26 @@ impl Tuner {
         outcome
     }
 
-    /// Notes that `path` is what a change of `run` made: then only that very file is removed.
+    /// Notes which files the leftovers of `run` are, as far as they are there by now: then only those very files are
+    /// removed.
     ///
     /// # Errors
     /// [`TuneError`].
-    pub fn pin(&self, run: &Run, path: &Path) -> Result<(), TuneError> {
+    pub(super) fn pin(&self, run: &Run) -> Result<(), TuneError> {
         let mut books = self.books(false, false, false)?;
-        let id = super::touch::identity(&self.root.at(path));
-        if let (Some(journal), Ok(Some(id))) = (&mut books.volatile, id) {
-            let number = journal.state.holding(run).and_then(|holding| {
-                let mut items = holding.items.iter();
-                Some(items.find(|item| item.change.act.target() == path)?.n)
+        if let Some(journal) = &mut books.volatile {
+            let items = journal.state.holding(run).map(|holding| &holding.items);
+            let left = items.into_iter().flatten().filter_map(|item| {
+                let Act::Leftover { path } = &item.change.act else {
+                    return None;
+                };
+                let metadata = touch::metadata(&self.root.at(path)).ok()??;
+                let made = made_of(&metadata);
+                (item.got.as_ref() != Some(&made)).then_some((item.n, made))
             });
-            if let Some(n) = number {
-                let (run, got) = (run.clone(), vec![(n, Got::Inode { id })]);
+            let got: Vec<_> = left.collect();
+            if !got.is_empty() {
+                let run = run.clone();
                 journal.write(Record::Done { run, got })?;
             }
         }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::change::{Act, UnitState, value};
@@ -115,10 +115,8 @@ pub(super) fn old_file(path: &Path) -> Result<Option<OldFile>, Cannot> {
         path: path.to_owned(),
         error,
     };
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(e) if touch::absent(&e) => return Ok(None),
-        Err(e) => return Err(make(e)),
+    let Some(metadata) = touch::metadata(path).map_err(make)? else {
+        return Ok(None);
     };
     if !metadata.is_file() {
         return Err(Cannot::NoFile(path.to_owned()));
@@ -129,6 +127,15 @@ pub(super) fn old_file(path: &Path) -> Result<Option<OldFile>, Cannot> {
         uid: metadata.uid(),
         gid: metadata.gid(),
     }))
+}
+
+/// Which file it is, for a journal. Nothing that happens to a socket changes when it was written last.
+pub(super) fn made_of(metadata: &fs::Metadata) -> Got {
+    let at = (metadata.mtime(), metadata.mtime_nsec());
+    Got::Inode {
+        id: (metadata.dev(), metadata.ino()),
+        at: (!metadata.is_dir()).then_some(at),
+    }
 }
 
 /// What a written value is expected to read as.
@@ -312,7 +319,7 @@ impl Hands<'_> {
             Act::Directory { .. } => {
                 touch::make_directory(&path).map_err(make("make"))?;
                 let id = touch::identity(&path).ok().flatten();
-                Ok(id.map_or(Got::Exactly, |id| Got::Inode { id }))
+                Ok(id.map_or(Got::Exactly, |id| Got::Inode { id, at: None }))
             }
             Act::Unit { name, now, .. } => {
                 let done = self.units.set(name, *now);
@@ -402,7 +409,7 @@ impl Hands<'_> {
                 let Some(id) = id else {
                     return Ok(Restored::Same);
                 };
-                if let Some(Got::Inode { id: made }) = item.got
+                if let Some(Got::Inode { id: made, .. }) = item.got
                     && made != id
                 {
                     let now = "another directory".to_owned();
@@ -450,18 +457,20 @@ impl Hands<'_> {
             path: path.to_owned(),
             error,
         };
-        let metadata = match fs::symlink_metadata(path) {
-            Ok(metadata) => metadata,
-            Err(e) if touch::absent(&e) => return Ok(Restored::Same),
-            Err(e) => return Err(make(e)),
+        let Some(metadata) = touch::metadata(path).map_err(make)? else {
+            return Ok(Restored::Same);
         };
         let id = (metadata.dev(), metadata.ino());
         if old == Some(id) {
             return Ok(Restored::Same);
         }
-        let ours = match item.got {
-            Some(Got::Inode { id: made }) => made == id,
-            _ => metadata.uid() == rustix::process::geteuid().as_raw(),
+        let ours = match &item.got {
+            Some(made @ Got::Inode { .. }) => *made == made_of(&metadata),
+            // Nobody could say which file it is: then all that is sure is what is still in use.
+            _ => {
+                metadata.uid() == rustix::process::geteuid().as_raw()
+                    && !(metadata.file_type().is_socket() && touch::is_listened_to(path))
+            }
         };
         if !ours {
             let now = "somebody else's file".to_owned();

@@ -37,4 +37,4 @@ pub use report::{
 pub use state::Run;
 pub use tuner::Tuner;
 pub use wait::Locker;
-pub use warden::{EndError, Guard, WARDEN, warden};
+pub use warden::{EndError, Guard, WARDEN, Witness, warden};

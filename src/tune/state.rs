@@ -91,8 +91,13 @@ pub(super) enum Got {
     Value { value: String },
     /// How much more the counter has, and what it said then.
     Count { gave: u64, now: u64 },
-    /// What was made, by device and inode.
-    Inode { id: (u64, u64) },
+    /// What was made, by device and inode; of what is no directory also when it was written last, seconds and
+    /// nanoseconds, because the number of an inode is used again.
+    Inode {
+        id: (u64, u64),
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<(i64, i64)>,
+    },
     /// What was wanted, exactly.
     Exactly,
 }

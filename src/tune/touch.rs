@@ -100,13 +100,32 @@ pub(super) fn put_number(path: &Path, number: u64) -> io::Result<()> {
     put(path, &format!("{number}{line}"))
 }
 
-/// Device and inode.
-pub(super) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
+/// What is at `path`, which no link is followed to.
+pub(super) fn metadata(path: &Path) -> io::Result<Option<fs::Metadata>> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Ok(metadata) => Ok(Some(metadata)),
         Err(e) if absent(&e) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Device and inode.
+pub(super) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    Ok(metadata(path)?.map(|metadata| (metadata.dev(), metadata.ino())))
+}
+
+/// Whether somebody listens on a socket, or may: only what refuses is sure to be left by somebody who is gone.
+pub(super) fn is_listened_to(path: &Path) -> bool {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
+    let (kind, flags) = (
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+    );
+    let refused = socket_with(AddressFamily::UNIX, kind, flags, None)
+        .and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    refused != Err(rustix::io::Errno::CONNREFUSED)
 }
 
 /// Whether an error says that nothing is there.

@@ -40,6 +40,8 @@ const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(15);
 const END: &str = "end";
 /// Nothing was changed after all.
 const LEAVE: &str = "leave";
+/// What the run would leave is there now.
+const MADE: &str = "made";
 
 /// Longest word of a run to its warden, bytes.
 const WORD_MAX: u64 = 16;
@@ -206,13 +208,24 @@ impl Tuner {
     }
 }
 
+/// Has a warden look which files those are that the run would leave ([`super::Act::Leftover`]): then only those are
+/// removed, and none that takes their place. It works in a confined process too.
+#[derive(Debug)]
+pub struct Witness(UnixStream);
+
+impl Witness {
+    /// They are there, or are others than before.
+    pub fn made(&self) {
+        // Without a warden whoever removes them knows less of them.
+        let _ = (&self.0).write_all(format!("{MADE}\n").as_bytes());
+    }
+}
+
 impl Guard {
-    /// Notes that `path` is what a [`super::Act::Leftover`] of this run is about: then only that very file is removed.
-    ///
-    /// # Errors
-    /// [`TuneError`].
-    pub fn made(&self, path: &std::path::Path) -> Result<(), TuneError> {
-        self.tuner.pin(&self.run, path)
+    /// Whom to tell what was made; `None`: nobody would listen.
+    pub fn witness(&self) -> Option<Witness> {
+        let socket = self.post.as_ref()?.socket.try_clone();
+        socket.ok().map(Witness)
     }
 
     /// Puts back what this run changed and nobody else uses, and returns when that is done.
@@ -271,12 +284,19 @@ pub fn warden(last_word: impl FnOnce(Option<String>)) -> io::Result<()> {
     let process = process_of(&tuner, &run);
     // Others may have a copy of the run's end of the socket for a moment longer than it lives.
     // The end of a short run comes with the orders.
-    let gone = reader.buffer().is_empty() && wait_for_word(&socket, process.as_ref())?;
-    line.clear();
-    if !gone {
-        // Whoever writes may not be the run any more that this process trusts. One that gets no end of it is as good
-        // as gone.
-        let _ = (&mut reader).take(WORD_MAX).read_line(&mut line);
+    loop {
+        let gone = reader.buffer().is_empty() && wait_for_word(&socket, process.as_ref())?;
+        line.clear();
+        if !gone {
+            // Whoever writes may not be the run any more that this process trusts. One that gets no end of it is as
+            // good as gone.
+            let _ = (&mut reader).take(WORD_MAX).read_line(&mut line);
+        }
+        if line.trim() != MADE {
+            break;
+        }
+        // What cannot be noted is known by its place only.
+        let _ = tuner.pin(&run);
     }
     let cgroup = orders.cgroup.filter(|_| line.trim().is_empty());
     last_word(cgroup.and_then(|cgroup| killed::why(&root.at(cgroup))));

@@ -1,5 +1,7 @@
 //! A journal that was cut off, damaged, or is somebody else's; files that are.
 
+use std::os::unix::net::UnixListener;
+
 use super::*;
 
 #[test]
@@ -132,21 +134,53 @@ fn only_its_own_leftover_is_removed() {
     let run = host.run(1);
     let left = |path: &str| change("machine", Act::Leftover { path: path.into() });
     host.write("/run/old", "was there");
-    host.begin(
-        &run,
-        &[left("/run/old"), left("/run/pinned"), left("/run/never")],
-    )
-    .unwrap();
-    host.write("/run/pinned", "ours");
-    host.tuner().pin(&run, Path::new("/run/pinned")).unwrap();
+    let all =
+        ["old", "pinned", "reused", "ours", "never"].map(|name| left(&format!("/run/{name}")));
+    host.begin(&run, &all).unwrap();
+    for name in ["pinned", "reused", "ours"] {
+        drop(UnixListener::bind(host.at(&format!("/run/{name}"))).unwrap());
+    }
+    host.tuner().pin(&run).unwrap();
     // An inode that is in use is not given to another file.
-    let _kept = fs::File::open(host.at("/run/pinned")).unwrap();
+    fs::hard_link(host.at("/run/pinned"), host.at("/run/kept")).unwrap();
     fs::remove_file(host.at("/run/pinned")).unwrap();
-    host.write("/run/pinned", "another's");
-    host.end(&run);
+    drop(UnixListener::bind(host.at("/run/pinned")).unwrap());
+    // One that is not may be: then it was written at another time, by a clock that may be slow.
+    let reused = host.at("/run/reused");
+    let at = || fs::metadata(&reused).unwrap().modified().unwrap();
+    let before = at();
+    while at() == before {
+        fs::remove_file(&reused).unwrap();
+        drop(UnixListener::bind(&reused).unwrap());
+    }
+    let undone = host.end(&run);
+    let left = undone.iter().filter(|u| matches!(u.how, How::Left { .. }));
+    assert_eq!(left.count(), 2, "{undone:?}");
     assert_eq!(host.read("/run/old"), "was there");
-    assert_eq!(host.read("/run/pinned"), "another's");
-    assert!(!host.at("/run/vsc/host").exists());
+    assert!(host.at("/run/pinned").exists() && host.at("/run/reused").exists());
+    assert!(!host.at("/run/ours").exists() && !host.at("/run/vsc/host").exists());
+}
+
+/// Nobody said which file it is: a journal of an earlier version, or all were killed before.
+#[test]
+fn a_socket_that_somebody_listens_on_is_no_leftover() {
+    let host = Host::new("listening");
+    let run = host.run(1);
+    let all = ["dead", "alive", "file"].map(|name| {
+        let path = format!("/run/{name}").into();
+        change("machine", Act::Leftover { path })
+    });
+    host.begin(&run, &all).unwrap();
+    drop(UnixListener::bind(host.at("/run/dead")).unwrap());
+    let alive = UnixListener::bind(host.at("/run/alive")).unwrap();
+    host.write("/run/file", "ours");
+    host.kill(&run);
+    let undone = host.tuner().replay().unwrap();
+    let told = undone.iter().find(|u| u.target.ends_with("alive")).unwrap();
+    assert!(told.to_string().contains("somebody else"), "{told}");
+    drop(alive);
+    let there = ["dead", "alive", "file"].map(|name| host.at(&format!("/run/{name}")).exists());
+    assert_eq!(there, [false, true, false]);
 }
 
 #[test]

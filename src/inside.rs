@@ -20,6 +20,11 @@ mod tree;
 
 use serde::{Deserialize, Serialize};
 
+/// Most directories within each other.
+pub const DEPTH: usize = 128;
+/// Most files that are told of, unless more are allowed.
+pub const ENTRIES: u64 = 1 << 18;
+
 /// How the bytes of an image are arranged in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

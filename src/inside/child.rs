@@ -10,14 +10,12 @@ use super::blocks::{Blocks, Part, Raw};
 use super::frames::Frame;
 use super::qcow2::Qcow2;
 use super::tree::Tree;
-use super::{Content, Entry, Format, Kind, Partition, Request, Wanted, jail, table};
+use super::{Content, DEPTH, Entry, Format, Kind, Partition, Request, Wanted, jail, table};
 
 /// Seconds of the processor for anything.
 const SECONDS: u64 = 60;
 /// Bytes of an image for which there is one more.
 const PER_SECOND: u64 = 16 << 20;
-/// Most directories within each other.
-const DEPTH: usize = 128;
 /// Most files of a tree.
 const MOST: usize = 1 << 22;
 

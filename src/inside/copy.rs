@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::frames::Frame;
 use super::parent::{Image, InsideError};
-use super::{Entry, Kind};
+use super::{DEPTH, Entry, Kind};
 
 /// Permissions that are given: no set-user-ID, set-group-ID or sticky bit.
 const PERMISSIONS: u32 = 0o777;
@@ -42,6 +42,9 @@ pub struct Copied {
 pub struct Copier<'a> {
     image: &'a Image,
     limit: u64,
+    /// How many files may still come.
+    entries: u64,
+    most: u64,
     /// The directory of the host, for messages.
     directory: PathBuf,
     /// What was made in it, by name, with device and inode.
@@ -56,11 +59,16 @@ pub struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
-    /// For a directory that is there. `limit`: most bytes of all files.
+    /// For a directory that is there. `limit`: most bytes of all files; `most`: most files, directories and links.
     ///
     /// # Errors
     /// It is no directory.
-    pub fn new(image: &'a Image, directory: &Path, limit: u64) -> Result<Self, InsideError> {
+    pub fn new(
+        image: &'a Image,
+        directory: &Path,
+        limit: u64,
+        most: u64,
+    ) -> Result<Self, InsideError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = openat(CWD, directory, flags, Mode::empty()).map_err(|e| match e {
             Errno::NOENT => InsideError::NoDirectory(directory.to_owned()),
@@ -69,6 +77,8 @@ impl<'a> Copier<'a> {
         Ok(Copier {
             image,
             limit,
+            entries: most,
+            most,
             directory: directory.to_owned(),
             made: Vec::new(),
             open: vec![(open, Vec::new())],
@@ -89,6 +99,13 @@ impl<'a> Copier<'a> {
                 // One thing was asked for, and what is below it.
                 if self.begun && self.open.len() < 2 {
                     return Err(self.image.nonsense("a second file where one was asked for"));
+                }
+                // What the child says of its own limits is not believed either.
+                let left = self.entries.checked_sub(1);
+                self.entries =
+                    left.ok_or_else(|| InsideError::TooMany(self.image.path.clone(), self.most))?;
+                if entry.kind == Kind::Directory && self.open.len() > DEPTH + 1 {
+                    return Err(InsideError::TooDeep(self.image.path.clone(), DEPTH));
                 }
                 self.entry(&entry)?;
                 self.begun = true;

@@ -57,6 +57,12 @@ pub enum InsideError {
     /// What was found cannot be written.
     #[error("cannot write {}", .0)]
     Write(String, #[source] io::Error),
+    /// There are more files than was agreed to.
+    #[error("{} tells of more than {} files; --entries N allows more", .0.display(), .1)]
+    TooMany(PathBuf, u64),
+    /// Directories within directories without end.
+    #[error("{} tells of more than {} directories within each other", .0.display(), .1)]
+    TooDeep(PathBuf, usize),
     /// There is more of it than was agreed to.
     #[error("{} holds files of more than {} bytes in all; --limit SIZE allows more", .0.display(), .1)]
     TooMuch(PathBuf, u64),

@@ -128,7 +128,7 @@ impl Tuner {
             proc: PathBuf::from("/proc"),
             volatile: volatile.map(|above| Place::new(above, true)),
             lasting: lasting.map(|above| Place::new(above, false)),
-            units: Box::new(Systemctl(root.clone())),
+            units: Box::new(Systemctl::new(root.clone())),
             root,
         }
     }

@@ -12,7 +12,7 @@ use vsc::diag::shown;
 use vsc::inside::copy::Copier;
 use vsc::inside::frames::Frame;
 use vsc::inside::parent::{Image, InsideError};
-use vsc::inside::{Entry, Format, Kind, Partition, Request, Wanted, child};
+use vsc::inside::{ENTRIES, Entry, Format, Kind, Partition, Request, Wanted, child};
 
 use super::Common;
 use crate::cli::table::table;
@@ -46,6 +46,9 @@ pub(super) struct LsArgs {
     /// Permissions, owners and lengths too.
     #[arg(short, long)]
     long: bool,
+    /// Most files that are listed.
+    #[arg(long, value_name = "N", default_value_t = ENTRIES)]
+    entries: u64,
 }
 
 /// Arguments of `image cat`.
@@ -66,6 +69,9 @@ pub(super) struct CpArgs {
     /// Most bytes of all files, with a unit such as 2G (default: as many as the image's file has, four times that for qcow2).
     #[arg(long, value_name = "SIZE", value_parser = vsc::images::parse_size)]
     limit: Option<u64>,
+    /// Most files, directories and links.
+    #[arg(long, value_name = "N", default_value_t = ENTRIES)]
+    entries: u64,
 }
 
 /// The parts of `IMAGE[#N][:/PATH]`.
@@ -167,7 +173,10 @@ fn partitions(args: &LsArgs, image: &Path, common: &Common) -> Result<(), Inside
         if let Frame::Partition(partition) = frame {
             found.push(partition);
         }
-        Ok(())
+        match found.len() as u64 > args.entries {
+            true => Err(InsideError::TooMany(image.to_owned(), args.entries)),
+            false => Ok(()),
+        }
     })?;
     if let [all] = found.as_slice()
         && all.number.is_none()
@@ -204,11 +213,23 @@ fn entries(
     path: Vec<u8>,
     common: &Common,
 ) -> Result<(), InsideError> {
-    let mut found: Vec<Entry> = Vec::new();
     let request = args.place.request(partition, Wanted::List(path));
-    Image::open(image)?.ask(&request, &mut |frame| {
-        if let Frame::Entry(entry) = frame {
-            found.push(entry);
+    let opened = Image::open(image)?;
+    let mut count = 0;
+    // A table is as wide as its widest line, and a document is whole: both wait for the end. Names come as they are told.
+    let mut found: Vec<Entry> = Vec::new();
+    let streams = !common.json && !args.long;
+    opened.ask(&request, &mut |frame| {
+        let Frame::Entry(entry) = frame else {
+            return Ok(());
+        };
+        count += 1;
+        if count > args.entries {
+            return Err(InsideError::TooMany(image.to_owned(), args.entries));
+        }
+        match streams {
+            true => say::out(&(shown(&String::from_utf8_lossy(&entry.name)) + "\n")),
+            false => found.push(entry),
         }
         Ok(())
     })?;
@@ -218,9 +239,6 @@ fn entries(
     } else if args.long {
         let rows: Vec<Vec<String>> = found.iter().map(long).collect();
         say::out(&table(&[], &rows));
-    } else {
-        let name = |e: &Entry| shown(&String::from_utf8_lossy(&e.name)) + "\n";
-        say::out(&found.iter().map(name).collect::<String>());
     }
     Ok(())
 }
@@ -362,7 +380,7 @@ pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
             Some(limit) => limit,
             None => image.length()?.saturating_mul(times),
         };
-        let mut copier = Copier::new(&image, &args.to, limit)?;
+        let mut copier = Copier::new(&image, &args.to, limit, args.entries)?;
         image.ask(&request, &mut |frame| copier.take(frame))?;
         copier.finish()
     });

@@ -16,7 +16,7 @@ impl Dir {
 
     fn feed(&self, limit: u64, frames: &[Frame]) -> Result<Copied, InsideError> {
         let image = Image::open(&self.0.join("image")).unwrap();
-        let mut copier = Copier::new(&image, &self.0.join("to"), limit)?;
+        let mut copier = Copier::new(&image, &self.0.join("to"), limit, 400)?;
         for frame in frames {
             copier.take(frame.clone())?;
         }
@@ -177,4 +177,23 @@ fn links_that_lead_out_are_known() {
     ] {
         assert_eq!(stays(target.as_bytes(), depth), stays_, "{target}");
     }
+}
+
+#[test]
+fn more_files_or_deeper_ones_than_was_agreed_to_leave_nothing() {
+    let dir = Dir::new("many");
+    let many = (0..1000).map(|n| file(&n.to_string(), 0));
+    let many: Vec<Frame> = [directory("d")].into_iter().chain(many).collect();
+    let error = dir.feed(100, &many).unwrap_err();
+    assert!(matches!(error, InsideError::TooMany(_, 400)), "{error}");
+    let pipes: Vec<Frame> = (0..1000)
+        .map(|n| entry(n.to_string().as_bytes(), Kind::Other, 0, None))
+        .collect();
+    let pipes: Vec<Frame> = [directory("d")].into_iter().chain(pipes).collect();
+    let error = dir.feed(100, &pipes).unwrap_err();
+    assert!(matches!(error, InsideError::TooMany(..)), "{error}");
+    let deep: Vec<Frame> = (0..300).map(|_| directory("d")).collect();
+    let error = dir.feed(100, &deep).unwrap_err();
+    assert!(matches!(error, InsideError::TooDeep(_, DEPTH)), "{error}");
+    assert_eq!(fs::read_dir(dir.0.join("to")).unwrap().count(), 0);
 }

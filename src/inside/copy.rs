@@ -2,6 +2,10 @@
 //!
 //! What the child tells may be anything. Names are single parts of a path, each file is made in the directory that is
 //! open for it, nothing that is there is replaced, and no link is followed. A copy that fails leaves nothing.
+//!
+//! Nothing has its name before all of it is there. One file has none at all until then (O_TMPFILE); anything else is made
+//! in a directory of its own beside, [`STAGE`]`…`, which is locked (flock(2)) while somebody works in it. What is left of
+//! one that was killed the next copy into the same directory removes.
 
 #![forbid(unsafe_code)]
 
@@ -10,8 +14,12 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::AsRawFd;
+
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, linkat,
+    mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -21,6 +29,9 @@ use super::{DEPTH, Entry, Kind};
 
 /// Permissions that are given: no set-user-ID, set-group-ID or sticky bit.
 const PERMISSIONS: u32 = 0o777;
+
+/// How the names of directories begin in which copies are made.
+pub const STAGE: &str = ".vsc-copy-";
 
 /// What was made, and what was left out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,8 +58,18 @@ pub struct Copier<'a> {
     most: u64,
     /// The directory of the host, for messages.
     directory: PathBuf,
-    /// What was made in it, by name, with device and inode.
+    /// The same, open.
+    top: OwnedFd,
+    /// The name of the directory in it where everything is made, once there is one.
+    stage: Option<Vec<u8>>,
+    /// What was made there, by name, with device and inode.
     made: Vec<(Vec<u8>, (u64, u64))>,
+    /// How many of those have been put where they belong.
+    put: usize,
+    /// The one file that was asked for, and the name that it will have.
+    whole: Option<(File, Vec<u8>)>,
+    /// That name, while it is written.
+    name: Option<Vec<u8>>,
     /// The directories that are open, from the one of the host on, with their names.
     open: Vec<(OwnedFd, Vec<u8>)>,
     /// The file that is being written, its name, and how much is missing.
@@ -70,9 +91,10 @@ impl<'a> Copier<'a> {
         most: u64,
     ) -> Result<Self, InsideError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let failed = |e: io::Error| InsideError::Write(directory.display().to_string(), e);
         let open = openat(CWD, directory, flags, Mode::empty()).map_err(|e| match e {
             Errno::NOENT => InsideError::NoDirectory(directory.to_owned()),
-            e => InsideError::Write(directory.display().to_string(), e.into()),
+            e => failed(e.into()),
         })?;
         Ok(Copier {
             image,
@@ -80,8 +102,13 @@ impl<'a> Copier<'a> {
             entries: most,
             most,
             directory: directory.to_owned(),
+            open: vec![(open.try_clone().map_err(&failed)?, Vec::new())],
+            top: open,
+            stage: None,
             made: Vec::new(),
-            open: vec![(open, Vec::new())],
+            put: 0,
+            whole: None,
+            name: None,
             file: None,
             begun: false,
             done: Copied::default(),
@@ -134,13 +161,86 @@ impl<'a> Copier<'a> {
     /// It cannot have been.
     pub fn finish(mut self) -> Result<Copied, InsideError> {
         self.close()?;
-        match self.open.len() == 1 && self.begun {
-            true => {
-                self.made.clear();
-                Ok(std::mem::take(&mut self.done))
-            }
-            false => Err(self.image.nonsense("an end in the middle")),
+        if self.open.len() != 1 || !self.begun {
+            return Err(self.image.nonsense("an end in the middle"));
         }
+        if let Some((file, name)) = self.whole.take() {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            linkat(
+                CWD,
+                path,
+                &self.top,
+                name.as_slice(),
+                AtFlags::SYMLINK_FOLLOW,
+            )
+            .map_err(|e| self.taken(&name, e))?;
+        }
+        if self.stage.is_some() {
+            self.put_all()?;
+        }
+        self.made.clear();
+        Ok(std::mem::take(&mut self.done))
+    }
+
+    fn taken(&self, name: &[u8], e: Errno) -> InsideError {
+        match e {
+            Errno::EXIST => InsideError::There(self.on_host(name)),
+            e => InsideError::Write(self.on_host(name), e.into()),
+        }
+    }
+
+    /// Gives everything the name that it has in the directory of the host.
+    fn put_all(&mut self) -> Result<(), InsideError> {
+        for (at, (name, _)) in self.made.iter().enumerate() {
+            let name = name.as_slice();
+            let Some((stage, _)) = self.open.first() else {
+                break;
+            };
+            let put = match renameat_with(stage, name, &self.top, name, RenameFlags::NOREPLACE) {
+                // A file system that cannot promise it (NFS, some of FUSE).
+                Err(Errno::INVAL | Errno::NOSYS) if !is_there(&self.top, name) => {
+                    renameat(stage, name, &self.top, name)
+                }
+                put => put,
+            };
+            put.map_err(|e| self.taken(name, e))?;
+            self.put = at + 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the directory where everything is made.
+    fn set_stage(&mut self) -> Result<(), InsideError> {
+        const TRIES: u32 = 100;
+        if self.stage.is_some() {
+            return Ok(());
+        }
+        sweep(&self.top);
+        let failed = |e: Errno| InsideError::Write(self.directory.display().to_string(), e.into());
+        for _ in 0..TRIES {
+            // Seeded from the system's random numbers.
+            let random = RandomState::new().build_hasher().finish();
+            let name = format!("{STAGE}{random:016x}").into_bytes();
+            match mkdirat(&self.top, name.as_slice(), Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                made => made.map_err(failed)?,
+            }
+            let open = locked(&self.top, &name);
+            // Somebody's sweep may have been faster than the lock.
+            let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+            if let Some(open) = open
+                && let (Ok(now), Ok(ours)) = (
+                    statat(&self.top, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW),
+                    fstat(&open),
+                )
+                && id(now) == id(ours)
+            {
+                self.stage = Some(name);
+                self.open = vec![(open, Vec::new())];
+                return Ok(());
+            }
+        }
+        Err(failed(Errno::EXIST))
     }
 
     /// A name below the directory, for messages.
@@ -177,6 +277,28 @@ impl<'a> Copier<'a> {
     fn entry(&mut self, entry: &Entry) -> Result<(), InsideError> {
         let on_host = self.on_host(&entry.name);
         let shown = self.shown(&entry.name);
+        let at_top = match self.open.as_slice() {
+            [_] => true,
+            [_, (_, all)] => all.is_empty(),
+            _ => false,
+        };
+        if at_top && is_name(&entry.name) && is_there(&self.top, &entry.name) {
+            return Err(InsideError::There(on_host));
+        }
+        let mode = Mode::from_bits_truncate(entry.mode & PERMISSIONS);
+        if self.open.len() == 1 && entry.kind == Kind::File && is_name(&entry.name) {
+            self.fits(entry)?;
+            let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+            // Where there is no such thing, the way of all others is taken.
+            if let Ok(file) = openat(&self.top, ".", flags, mode) {
+                self.name = Some(entry.name.clone());
+                self.done.files += 1;
+                self.done.bytes += entry.size;
+                self.file = Some((File::from(file), on_host, entry.size));
+                return Ok(());
+            }
+        }
+        self.set_stage()?;
         let Some((above, _)) = self.open.last() else {
             return Err(self.image.nonsense("no directory"));
         };
@@ -193,16 +315,13 @@ impl<'a> Copier<'a> {
                 .nonsense(&format!("{shown:?} is no name of a file")));
         }
         let name = entry.name.as_slice();
-        let mode = Mode::from_bits_truncate(entry.mode & PERMISSIONS);
         let failed = |e: Errno| match e {
             Errno::EXIST => InsideError::There(on_host.clone()),
             e => InsideError::Write(on_host.clone(), e.into()),
         };
         match entry.kind {
             Kind::File => {
-                if self.done.bytes.saturating_add(entry.size) > self.limit {
-                    return Err(InsideError::TooMuch(self.image.path.clone(), self.limit));
-                }
+                self.fits(entry)?;
                 let flags = OFlags::WRONLY
                     | OFlags::CREATE
                     | OFlags::EXCL
@@ -243,6 +362,14 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Whether there is room for a file in what was agreed to.
+    fn fits(&self, entry: &Entry) -> Result<(), InsideError> {
+        match self.done.bytes.saturating_add(entry.size) > self.limit {
+            true => Err(InsideError::TooMuch(self.image.path.clone(), self.limit)),
+            false => Ok(()),
+        }
+    }
+
     fn data(&mut self, bytes: &[u8]) -> Result<(), InsideError> {
         let Some((file, name, left)) = &mut self.file else {
             return Err(self.image.nonsense("bytes of no file"));
@@ -270,22 +397,56 @@ impl<'a> Copier<'a> {
             return Err(self.image.nonsense("a file is shorter than it is"));
         }
         let end = file.stream_position().and_then(|end| file.set_len(end));
-        end.map_err(|e| InsideError::Write(name, e))
+        end.map_err(|e| InsideError::Write(name, e))?;
+        self.whole = self.name.take().map(|name| (file, name));
+        Ok(())
     }
 }
 
 impl Drop for Copier<'_> {
     fn drop(&mut self) {
-        let Some((top, _)) = self.open.first() else {
-            return;
-        };
-        for (name, id) in self.made.iter().rev() {
+        for (name, id) in self.made.iter().take(self.put).rev() {
             // Why the copy failed is what is said; somebody else may have put another thing there.
-            let same = statat(top, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            let same = statat(&self.top, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == *id);
             if same {
-                let _ = remove(top, name);
+                let _ = remove(&self.top, name);
             }
+        }
+        if let Some(stage) = &self.stage {
+            let _ = remove(&self.top, stage);
+        }
+    }
+}
+
+fn is_there(directory: &OwnedFd, name: &[u8]) -> bool {
+    statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// A directory, open and locked; `None`: it is none, or somebody has it.
+fn locked(above: &OwnedFd, name: &[u8]) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = openat(above, name, flags, Mode::empty()).ok()?;
+    flock(&open, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(open)
+}
+
+/// Removes what copies left that were killed, of this user. What cannot be removed is in nobody's way.
+fn sweep(top: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(top) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_bytes().to_vec();
+        if !name.starts_with(STAGE.as_bytes()) {
+            continue;
+        }
+        let Some(open) = locked(top, &name) else {
+            continue;
+        };
+        let us = rustix::process::geteuid().as_raw();
+        if fstat(&open).is_ok_and(|stat| stat.st_uid == us) {
+            let _ = remove(top, &name);
         }
     }
 }

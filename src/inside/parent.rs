@@ -63,6 +63,9 @@ pub enum InsideError {
     /// Directories within directories without end.
     #[error("{} tells of more than {} directories within each other", .0.display(), .1)]
     TooDeep(PathBuf, usize),
+    /// A signal came.
+    #[error("{}: the copy was interrupted, and nothing of it stays", .0.display())]
+    Interrupted(PathBuf),
     /// There is more of it than was agreed to.
     #[error("{} holds files of more than {} bytes in all; --limit SIZE allows more", .0.display(), .1)]
     TooMuch(PathBuf, u64),

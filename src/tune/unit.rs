@@ -78,13 +78,12 @@ impl Systemctl {
     }
 }
 
+/// How a program ended, and what it wrote to its two outputs.
+type Heard = (ExitStatus, Vec<u8>, Vec<u8>);
+
 /// How a program ended, and what it said on both outputs; `None`: it had not ended after `patience`, and was killed. What
 /// it started itself may live on, and is not waited for.
-fn heard(
-    program: &Path,
-    words: &[&str],
-    patience: Duration,
-) -> io::Result<Option<(ExitStatus, Vec<u8>, Vec<u8>)>> {
+fn heard(program: &Path, words: &[&str], patience: Duration) -> io::Result<Option<Heard>> {
     let until = Instant::now() + patience;
     // Files have room for whatever it says, and no end that somebody else could keep open.
     let file = || memfd_create("vsc-systemctl", MemfdFlags::CLOEXEC).map(File::from);

@@ -16,6 +16,8 @@ use vsc::inside::{ENTRIES, Entry, Format, Kind, Partition, Request, Wanted, chil
 
 use super::Common;
 use crate::cli::table::table;
+use crate::run::ending::SIGNAL_BASE;
+use crate::run::signals::Signals;
 use crate::{run, say};
 
 /// An image, and what is meant of it.
@@ -370,6 +372,12 @@ pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
         return crate::FAILED;
     };
     let request = args.place.request(partition, Wanted::Tree(path));
+    // From here on a signal is an end like any other, which leaves nothing.
+    let mut signals = match Signals::take() {
+        Ok(signals) => signals,
+        Err(e) => return say::error(&format!("cannot watch for signals: {e}")),
+    };
+    let mut ended_by = None;
     let copied = Image::open(&image).and_then(|image| {
         // Of what is compressed there is more.
         let times = match args.place.format {
@@ -381,12 +389,30 @@ pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
             None => image.length()?.saturating_mul(times),
         };
         let mut copier = Copier::new(&image, &args.to, limit, args.entries)?;
-        image.ask(&request, &mut |frame| copier.take(frame))?;
+        image.ask(&request, &mut |frame| {
+            while let Some(signal) = signals.next() {
+                if signal != libc::SIGWINCH {
+                    ended_by = Some(signal);
+                    return Err(InsideError::Interrupted(image.path.clone()));
+                }
+            }
+            copier.take(frame)
+        })?;
         copier.finish()
     });
     let copied = match copied {
         Ok(copied) => copied,
-        Err(e) => return failed(&e),
+        Err(e) => {
+            // What came from a terminal came to the child too, which was faster.
+            let by = ended_by.or_else(|| signals.next().filter(|s| *s != libc::SIGWINCH));
+            return match by.and_then(|signal| u8::try_from(signal).ok()) {
+                Some(signal) => {
+                    failed(&InsideError::Interrupted(image));
+                    SIGNAL_BASE.saturating_add(signal)
+                }
+                None => failed(&e),
+            };
+        }
     };
     if common.json {
         let left_out = copied.left_out.iter();

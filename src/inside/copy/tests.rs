@@ -197,3 +197,64 @@ fn more_files_or_deeper_ones_than_was_agreed_to_leave_nothing() {
     assert!(matches!(error, InsideError::TooDeep(_, DEPTH)), "{error}");
     assert_eq!(fs::read_dir(dir.0.join("to")).unwrap().count(), 0);
 }
+
+#[test]
+fn what_was_killed_is_removed_by_the_next_and_who_works_is_left_alone() {
+    let dir = Dir::new("stages");
+    let to = dir.0.join("to");
+    let stage = |name: &str| {
+        let stage = to.join(format!("{STAGE}{name}"));
+        fs::create_dir_all(stage.join("half/way")).unwrap();
+        fs::write(stage.join("half/file"), "x").unwrap();
+        stage
+    };
+    let (dead, alive) = (stage("dead"), stage("alive"));
+    fs::write(to.join(format!("{STAGE}file")), "mine").unwrap();
+    let lock = File::open(&alive).unwrap();
+    lock.lock().unwrap();
+    dir.feed(100, &[directory("d"), Frame::Up]).unwrap();
+    assert!(!dead.exists() && alive.join("half/file").exists());
+    // With its holder it is alive, and without it is not.
+    drop(lock);
+    dir.feed(100, &[directory("e"), Frame::Up]).unwrap();
+    let mut names: Vec<_> = fs::read_dir(&to)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, [&format!("{STAGE}file"), "d", "e"]);
+}
+
+#[test]
+fn nothing_has_its_name_before_it_is_whole() {
+    let dir = Dir::new("whole");
+    let to = dir.0.join("to");
+    let image = Image::open(&dir.0.join("image")).unwrap();
+    let names = || -> Vec<String> {
+        let entries = fs::read_dir(&to).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.starts_with(STAGE)).collect()
+    };
+    for (frames, name) in [
+        (vec![file("a", 3), Frame::Data(b"abc".to_vec())], "a"),
+        (vec![directory("d"), file("x", 0), Frame::Up], "d"),
+    ] {
+        let mut copier = Copier::new(&image, &to, 100, 400).unwrap();
+        for frame in frames {
+            copier.take(frame).unwrap();
+            assert!(names().is_empty() || names() == ["a"], "{:?}", names());
+            assert!(!to.join(name).exists());
+        }
+        copier.finish().unwrap();
+        assert!(to.join(name).exists());
+    }
+    // What came meanwhile stays, and the copy is no more.
+    let mut copier = Copier::new(&image, &to, 100, 400).unwrap();
+    copier.take(directory("late")).unwrap();
+    copier.take(Frame::Up).unwrap();
+    fs::write(to.join("late"), "mine").unwrap();
+    let error = copier.finish().unwrap_err();
+    assert!(matches!(error, InsideError::There(..)), "{error}");
+    assert_eq!(fs::read_to_string(to.join("late")).unwrap(), "mine");
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 3);
+}

@@ -76,13 +76,7 @@ fn start(command: &mut Command) -> Child {
 /// A program in qemu-img's place; the directory of it is the whole $PATH.
 fn program(dir: &TempDir, script: &str) -> PathBuf {
     let bin = dir.path("bin");
-    fs::create_dir_all(&bin).unwrap();
-    // Written by another process: one that a fork of this one's threads has open for writing cannot be started.
-    let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
-    let file = bin.join("qemu-img");
-    let mut command = Command::new("sh");
-    command.args(["-c", write]).arg(file).arg(script);
-    assert!(command.status().unwrap().success());
+    common::program(&bin.join("qemu-img"), script);
     bin
 }
 

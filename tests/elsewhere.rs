@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{TempDir, expect_code, finish, qcow2, run, text, vsc};
+use common::{TempDir, expect_code, finish, program, qcow2, run, text, vsc};
 use serde_json::Value;
 
 /// Notes its words, keeps one domain in the files `xml` and `state`, and tells listeners through the FIFO `events`.
@@ -54,24 +54,9 @@ struct Home(TempDir, Option<fs::File>);
 impl Home {
     fn new(name: &str) -> Self {
         let mut home = Self(TempDir::new(&format!("elsewhere-{name}")), None);
-        fs::create_dir_all(home.0.path("bin")).unwrap();
-        // Written by another process: one that a sibling test starts meanwhile would keep it open, and busy.
-        let mut writer = Command::new("sh")
-            .args([
-                "-c",
-                "cat >bin/virsh && chmod +x bin/virsh && mkfifo events",
-            ])
-            .current_dir(home.0.path(""))
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        writer
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(VIRSH.as_bytes())
-            .unwrap();
-        assert!(writer.wait().unwrap().success());
+        program(&home.0.path("bin/virsh"), VIRSH);
+        let made = Command::new("mkfifo").arg(home.0.path("events")).status();
+        assert!(made.unwrap().success());
         let events = fs::File::options()
             .read(true)
             .write(true)

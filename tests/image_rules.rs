@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 
-use common::{TempDir, expect_code, have_kvm, run, skip, text, vsc};
+use common::{TempDir, expect_code, have_kvm, program, run, skip, text, vsc};
 
 /// A directory, and `qemu-img` in it.
 fn lab(name: &str) -> Option<TempDir> {
@@ -53,12 +53,8 @@ fn ways(dir: &TempDir, scenario: &str) -> Vec<(&'static str, i32, String)> {
 /// A libvirt to hand VMs to, which notes what it was asked in the file `asked`, and knows nothing.
 fn hypervisor(dir: &TempDir, command: &mut Command) {
     if !dir.path("bin/virsh").exists() {
-        fs::create_dir_all(dir.path("bin")).unwrap();
         let script = "#!/bin/sh\necho \"$3\" >>\"$ASKED\"\n[ \"$3\" != define ]\n";
-        // Written by another process: one that a sibling test starts meanwhile would keep it open, and busy.
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "printf %s \"$0\" >bin/virsh && chmod +x bin/virsh"]);
-        expect_code(&run(shell.arg(script).current_dir(dir.path(""))), 0);
+        program(&dir.path("bin/virsh"), script);
         dir.write("virthosts.yaml", "nowhere: {url: 'test:///nowhere'}\n");
     }
     let path = format!("{}:/usr/bin:/bin", dir.path("bin").display());

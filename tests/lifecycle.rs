@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::process::{alive, guest, kill, soon, spinning, time_to_end};
+use common::process::{alive, greeted, guest, kill, soon, spinning, time_to_end};
 use common::{TempDir, expect_code, finish, have_kvm, kernel, run, skip, text, vsc};
 
 /// A home for everything that a program might leave somewhere.

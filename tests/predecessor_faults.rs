@@ -303,25 +303,10 @@ fn have_qemu_img() -> bool {
     have
 }
 
-/// Puts a script in the place of a program. Written by another process: one that a sibling test starts meanwhile would
-/// keep the file open, and busy.
+/// Puts a script in the place of a program, in a directory for `$PATH`.
 fn program(lab: &Lab, name: &str, script: &str) -> PathBuf {
-    use std::io::Write;
     let directory = lab.path("bin");
-    fs::create_dir_all(&directory).unwrap();
-    let mut writer = Command::new("sh")
-        .args(["-c", r#"cat >"$0" && chmod +x "$0""#, name])
-        .current_dir(&directory)
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    writer
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(script.as_bytes())
-        .unwrap();
-    assert!(writer.wait().unwrap().success());
+    common::program(&directory.join(name), script);
     directory
 }
 

@@ -16,7 +16,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::Output;
 
-use common::{TempDir, expect_code, json, run, text, vsc};
+use common::{TempDir, expect_code, json, program, run, text, vsc};
 use serde_json::{Value, json};
 
 /// CPUID 0x8000001F: EAX, EBX, ECX, EDX.
@@ -118,27 +118,9 @@ esac
 impl Host {
     /// Scripts in the place of programs, with what they say.
     fn programs(&self, said: &[(&str, &str)]) {
-        use std::io::Write;
         for (name, said) in said {
             self.file(name, said);
-            fs::create_dir_all(self.0.path("usr/bin")).unwrap();
-            // Written by another process: one that a sibling test starts meanwhile would keep it open, and busy.
-            let mut writer = std::process::Command::new("sh")
-                .args([
-                    "-c",
-                    &format!("cat >usr/bin/{name} && chmod +x usr/bin/{name}"),
-                ])
-                .current_dir(self.0.path(""))
-                .stdin(std::process::Stdio::piped())
-                .spawn()
-                .unwrap();
-            writer
-                .stdin
-                .take()
-                .unwrap()
-                .write_all(PROGRAM.as_bytes())
-                .unwrap();
-            assert!(writer.wait().unwrap().success());
+            program(&self.0.path("usr/bin").join(name), PROGRAM);
         }
     }
 

@@ -8,12 +8,11 @@ mod pty;
 mod scripts;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{TempDir, expect_code, have_kvm, kernel, mode, run, text, vsc};
+use common::{TempDir, expect_code, have_kvm, kernel, mode, program, run, text, vsc};
 use pty::Pty;
 use serde_json::Value;
 
@@ -241,18 +240,14 @@ fn a_guest_has_the_terminal_while_it_runs() {
 fn hypervisors_are_listed_selected_and_asked() {
     let home = Home::new("hosts");
     let bin = home.work("bin");
-    fs::create_dir(&bin).unwrap();
-    let virsh = bin.join("virsh");
-    fs::write(
-        &virsh,
+    program(
+        &bin.join("virsh"),
         "#!/bin/sh\n[ \"$2\" = test:///lab ] || { echo 'error: failed to connect to the hypervisor' >&2; exit 1; }\n\
          case $3 in\n\
          capabilities) echo \"<capabilities><guest><arch name='x86_64'><machine>pc-q35-5.0</machine></arch></guest></capabilities>\";;\n\
          net-list) printf 'blue\\ngreen\\n\\n';;\n\
          *) exit 9;;\nesac\n",
-    )
-    .unwrap();
-    fs::set_permissions(&virsh, fs::Permissions::from_mode(0o755)).unwrap();
+    );
     home.write(
         "h.yaml",
         "lab:\n  url: test:///lab\nfar:\n  url: test:///far\n",

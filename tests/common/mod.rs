@@ -115,6 +115,23 @@ pub fn expect_code(output: &Output, code: i32) {
     );
 }
 
+/// Puts a script where a program is looked for. Another process writes it: one of this process' children would have
+/// it open for writing until it executes its own program, and so make it busy.
+#[track_caller]
+pub fn program(path: &Path, script: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut writer = Command::new("sh")
+        .args(["-c", r#"cat >"$0" && chmod 755 "$0""#])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = writer.stdin.take().unwrap();
+    stdin.write_all(script.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(writer.wait().unwrap().success());
+}
+
 /// What a program wrote on its standard output, as JSON.
 #[track_caller]
 pub fn json(output: &Output) -> serde_json::Value {

@@ -96,16 +96,10 @@ fn it_lives_where_it_was_started() {
             skip(&format!("{wrapper:?} does not work here"));
             continue;
         }
-        let mut ours = start(
+        let mut ours = greeted(start(
             command.get_program(),
             command.get_args().map(ToOwned::to_owned).collect(),
-        );
-        let mut greeting = [0; 10];
-        ours.stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut greeting)
-            .unwrap();
+        ));
         let (mut theirs, mut of_ours) = (inherited(plain.id()), inherited(ours.id()));
         if wrapper[0] == "unshare" {
             // A namespace each.
@@ -176,7 +170,7 @@ fn it_is_in_the_namespaces_and_the_cgroup_of_its_caller() {
         .read_exact(&mut first)
         .unwrap();
     let command = guest("test=none hello spin");
-    let mut ours = Command::new("nsenter")
+    let ours = Command::new("nsenter")
         .args([
             "-t",
             &plain.id().to_string(),
@@ -194,14 +188,9 @@ fn it_is_in_the_namespaces_and_the_cgroup_of_its_caller() {
         .args(command.get_args())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut greeting = [0; 10];
-    ours.stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut greeting)
-        .unwrap();
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut ours = greeted(ours.unwrap());
     let names = [
         "cgroup",
         "net",

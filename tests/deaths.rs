@@ -498,4 +498,6 @@ fn what_runs_out_ends_a_run_and_leaves_nothing() {
         compare(&before, &world, &what);
     }
     gc_finds_nothing(&world);
+    // A place where something is mounted could not be removed.
+    shell("umount full");
 }

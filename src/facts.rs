@@ -213,11 +213,12 @@ pub trait Facts {
     }
     /// CPUs that the host's scheduler leaves alone (the kernel's `isolcpus=`).
     fn isolated_cpus(&self) -> Vec<u32> {
-        cpu_list(
-            &self
-                .text(Path::new("/sys/devices/system/cpu/isolated"))
-                .unwrap_or_default(),
-        )
+        let list = |name: &str| self.text(&Path::new("/sys/devices/system/cpu").join(name));
+        let online = list("online").map(|text| cpu_list(&text));
+        let mut isolated = cpu_list(&list("isolated").unwrap_or_default());
+        // All that could ever be there (drivers/base/cpu.c, print_cpus_isolated).
+        isolated.retain(|cpu| online.as_ref().is_none_or(|all| all.contains(cpu)));
+        isolated
     }
     /// The firmware descriptors of this host, or those in `directory` instead; see [`crate::descriptors`].
     fn firmware(&self, _directory: Option<&Path>) -> Vec<DescriptorFile> {

@@ -108,7 +108,10 @@ fn host_changes(common: &Common, dry: bool) -> Result<Vec<Found>, String> {
         let found = |active: &Active| Found {
             kind: KIND,
             what: format!("{} of {}", active.target.display(), active.holder),
-            outcome: format!("would be put back to {}", active.before),
+            outcome: match active.rebooted {
+                true => "was reset by a reboot: would be forgotten".to_owned(),
+                false => format!("would be put back to {}", active.before),
+            },
             kept: false,
         };
         return Ok(active.iter().filter(|a| a.dead).map(found).collect());

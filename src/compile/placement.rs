@@ -118,7 +118,7 @@ pub(super) fn compile(
         }
     }
     // Real-time vCPUs have CPUs of their own where the host keeps some, as in the domain XML.
-    let isolated = facts.isolated_cpus();
+    let isolated = within_cpuset(facts.isolated_cpus(), facts);
     if pin.is_empty() && placement.policy.priority().is_some() && isolated.len() >= vcpus as usize {
         for (slot, cpu) in pins.iter_mut().zip(isolated) {
             *slot = vec![cpu];
@@ -130,6 +130,27 @@ pub(super) fn compile(
     placement
 }
 
+/// Those of `cpus` that the cpuset of this process's cgroup has (cgroup v2; the nearest cgroup above that has one).
+fn within_cpuset(mut cpus: Vec<u32>, facts: &dyn Facts) -> Vec<u32> {
+    if cpus.is_empty() {
+        return cpus;
+    }
+    let root = Path::new("/sys/fs/cgroup");
+    let own = facts
+        .text(Path::new("/proc/self/cgroup"))
+        .unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = root.join(own.unwrap_or_default());
+    let mut sets = own
+        .ancestors()
+        .take_while(|path| path.starts_with(root))
+        .filter_map(|path| facts.text(&path.join("cpuset.cpus.effective")));
+    if let Some(set) = sets.next().and_then(|text| numbers(&text)) {
+        cpus.retain(|cpu| set.contains(cpu));
+    }
+    cpus
+}
+
 /// CPUs that threads of this process may run on; `None` where the host does not tell.
 fn usable(facts: &dyn Facts) -> Option<Vec<u32>> {
     let online = facts
@@ -138,7 +159,7 @@ fn usable(facts: &dyn Facts) -> Option<Vec<u32>> {
     let mut usable = match (online, allowed("Cpus_allowed_list", facts)) {
         (Some(online), Some(allowed)) => {
             // Isolated ones are in nobody's set, and are there to be named.
-            let isolated = facts.isolated_cpus();
+            let isolated = within_cpuset(facts.isolated_cpus(), facts);
             let ours = |cpu: &u32| allowed.contains(cpu) || isolated.contains(cpu);
             online.into_iter().filter(ours).collect()
         }
@@ -184,4 +205,37 @@ fn set_of(
     d.help = Some(format!("For example `\"{}\"`", listed(usable)));
     lacks.push(parsed, key, d);
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::HostFacts;
+
+    /// One that is off, or another's, cannot be had: the kernel refuses it, and with it the run.
+    #[test]
+    fn isolated_cpus_are_those_that_can_be_had() {
+        let cpu = "/sys/devices/system/cpu";
+        let group = "/sys/fs/cgroup/a.slice";
+        let of = |more: &[(String, &str)]| {
+            let mut facts = HostFacts::default();
+            let usual = [
+                (format!("{cpu}/online"), "0-5"),
+                (format!("{cpu}/isolated"), "4-7"),
+                ("/proc/self/cgroup".to_owned(), "0::/a.slice/b.scope"),
+            ];
+            for (path, text) in usual.iter().chain(more) {
+                facts.texts.insert(path.into(), (*text).to_owned());
+            }
+            within_cpuset(facts.isolated_cpus(), &facts)
+        };
+        assert_eq!(of(&[]), [4, 5]);
+        assert_eq!(
+            of(&[(format!("{group}/cpuset.cpus.effective"), "0-4")]),
+            [4]
+        );
+        let inner = format!("{group}/b.scope/cpuset.cpus.effective");
+        let outer = format!("{group}/cpuset.cpus.effective");
+        assert_eq!(of(&[(outer, "0-4"), (inner, "5")]), [5]);
+    }
 }

@@ -186,7 +186,14 @@ impl Search<'_> {
             }
             return self.file(Path::new(backing), depth + 1);
         }
-        let slaves = names(&place.join("slaves"));
+        let mut slaves = names(&place.join("slaves"));
+        // Multipath over whole requests queues them itself, and its paths take them past their schedulers
+        // (block/blk-mq.c, blk_insert_cloned_request); other mapped devices have no queue and say `none`.
+        if disk.starts_with("dm-")
+            && fs::read_to_string(place.join("queue/scheduler")).is_ok_and(|t| t.contains('['))
+        {
+            slaves.clear();
+        }
         for slave in &slaves {
             self.device(slave, depth + 1)?;
         }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::Root;
@@ -26,4 +27,28 @@ pub(super) fn in_directory(root: &Root, directory: &Path) -> Vec<(String, PathBu
         .collect();
     links.sort();
     links
+}
+
+impl Root {
+    /// Whether a path below this root is in its tree, wherever links on the way to it lead. Its last part is never
+    /// followed, and what is not there yet is where its directory is.
+    ///
+    /// # Errors
+    /// That cannot be found out.
+    pub(crate) fn holds(&self, path: &Path) -> io::Result<bool> {
+        if self.0 == Path::new("/") {
+            return Ok(true);
+        }
+        let absent = |e: &io::Error| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            )
+        };
+        let mut above = path.ancestors().skip(1).map(fs::canonicalize);
+        let there = above.find(|real| !real.as_ref().is_err_and(absent));
+        Ok(there
+            .transpose()?
+            .is_some_and(|real| fs::canonicalize(&self.0).is_ok_and(|root| real.starts_with(root))))
+    }
 }

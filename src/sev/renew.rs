@@ -29,6 +29,14 @@ pub enum RenewError {
         #[source]
         source: io::Error,
     },
+    /// The cache of a tree that stands for a host is not in it.
+    #[error("links lead from {} out of {}: nothing outside of it is touched", .path.display(), .root.display())]
+    Outside {
+        /// The directory.
+        path: PathBuf,
+        /// The tree.
+        root: PathBuf,
+    },
     /// Something of the cache cannot be removed. The daemon was started again.
     #[error("cannot remove {}", .path.display())]
     Remove {
@@ -63,8 +71,16 @@ pub fn renew(root: &Root, service: &'static str) -> Result<(), RenewError> {
             source,
         })
     };
+    let cache = root.at(CACHE);
+    // What is in it is removed: it counts as well.
+    if !root.holds(&cache.join("*")).unwrap_or(false) {
+        return Err(RenewError::Outside {
+            path: cache,
+            root: root.0.clone(),
+        });
+    }
     order("stop")?;
-    let removed = forget(&root.at(CACHE));
+    let removed = forget(&cache);
     order("start")?;
     removed
 }
@@ -87,4 +103,31 @@ fn forget(directory: &Path) -> Result<(), RenewError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_outside_of_the_tree_stays() {
+        let place = std::env::temp_dir().join(format!("vsc-renew-{}", std::process::id()));
+        let (tree, out) = (place.join("tree"), place.join("out"));
+        let root = Root(tree.clone());
+        fs::create_dir_all(tree.join("usr/bin")).unwrap();
+        fs::create_dir_all(root.at(CACHE).parent().unwrap()).unwrap();
+        fs::create_dir_all(&out).unwrap();
+        fs::write(out.join("a.xml"), "x").unwrap();
+        // Nothing is stopped either.
+        fs::write(tree.join("usr/bin/systemctl"), "no program").unwrap();
+        std::os::unix::fs::symlink(&out, root.at(CACHE)).unwrap();
+        let outcome = renew(&root, "libvirtd");
+        let left = out.join("a.xml").exists();
+        fs::remove_dir_all(&place).unwrap();
+        assert!(
+            matches!(outcome, Err(RenewError::Outside { .. })),
+            "{outcome:?}"
+        );
+        assert!(left);
+    }
 }

@@ -414,7 +414,12 @@ fn equal(answers: &Answers, host: &Host) -> Option<Finding> {
         needed: false,
         detail: format!(
             "CPUID says cbitpos={cbitpos} reducedPhysBits={reduced}: {}",
-            if works { "equal" } else { "not equal" }
+            match domain.reduced_phys_bits {
+                _ if !works => "not equal",
+                Some(bits) if bits != reduced =>
+                    "equal but for what a guest loses, which QEMU says is 1",
+                _ => "equal",
+            }
         ),
         remedy: (!works)
             .then(|| "is this the hypervisor of this host? --connect URL asks another".to_owned()),

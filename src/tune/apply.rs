@@ -167,20 +167,29 @@ impl Tuner {
                 .cloned()
                 .collect();
             if !items.is_empty() {
-                if let Some(journal) = books.of(lasting) {
-                    sign.add(journal.sign(run)?);
+                let signed = match books.of(lasting) {
+                    Some(journal) => journal.sign(run).map(|its| sign.add(its)),
+                    None => Ok(()),
+                };
+                let begin = |()| {
+                    books.write(
+                        lasting,
+                        Record::Begin(Holding {
+                            run: run.clone(),
+                            who: who.to_owned(),
+                            standing,
+                            complete: false,
+                            at: now(),
+                            items,
+                        }),
+                    )
+                };
+                if let Err(error) = signed.and_then(begin) {
+                    // What the other journal says already was not done; the first error is the one to tell.
+                    let _ = self.release(&mut books, run, &run.boot, Foreign::Forget);
+                    let _ = books.close();
+                    return Err(error);
                 }
-                books.write(
-                    lasting,
-                    Record::Begin(Holding {
-                        run: run.clone(),
-                        who: who.to_owned(),
-                        standing,
-                        complete: false,
-                        at: now(),
-                        items,
-                    }),
-                )?;
             }
         }
         let holder = Holder {

@@ -54,7 +54,8 @@ pub enum Act {
         /// Its permissions, where it is new. One that is there keeps its own, and its owner.
         mode: u32,
     },
-    /// A directory is made, such as a cgroup; undo removes it. One that is not the kernel's outlives a reboot.
+    /// A directory is made, such as a cgroup; undo removes it. One for configuration, below /etc,
+    /// outlives a reboot.
     Directory {
         /// The directory.
         path: PathBuf,
@@ -105,7 +106,7 @@ impl Act {
         match self {
             Act::File { .. } => true,
             Act::Unit { now, .. } => now.enabled.is_some(),
-            Act::Directory { path } => !path.starts_with("/sys"),
+            Act::Directory { path } => path.starts_with("/etc"),
             Act::Write { .. } | Act::Add { .. } | Act::Leftover { .. } => false,
         }
     }

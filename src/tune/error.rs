@@ -81,6 +81,10 @@ pub(super) enum Cannot {
     Missing(PathBuf),
     #[error("{0} is no regular file")]
     NoFile(PathBuf),
+    #[error(
+        "links lead from {path} out of {root}, which stands for the host: nothing outside of it is touched"
+    )]
+    Outside { path: PathBuf, root: PathBuf },
     #[error("{path} cannot be read: {error}")]
     Read { path: PathBuf, error: io::Error },
     #[error("{path} holds no text, or more than 64 KiB")]

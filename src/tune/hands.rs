@@ -156,13 +156,21 @@ fn only(state: &UnitState, change: &UnitState) -> UnitState {
 }
 
 impl Hands<'_> {
-    fn at(&self, path: &Path) -> PathBuf {
-        self.root.at(path)
+    fn at(&self, path: &Path) -> Result<PathBuf, Cannot> {
+        let at = self.root.at(path);
+        match self.root.holds(&at) {
+            Ok(true) => Ok(at),
+            Ok(false) => Err(Cannot::Outside {
+                path: at,
+                root: self.root.0.clone(),
+            }),
+            Err(error) => Err(Cannot::Read { path: at, error }),
+        }
     }
 
     /// Writes a value, where need be with merged pages out of the way.
     fn set(&self, path: &Path, text: &str) -> Result<(), Cannot> {
-        let at = self.at(path);
+        let at = self.at(path)?;
         match put(&at, &spelled(&at, text)?) {
             Err(Cannot::Write { error, .. })
                 if error.raw_os_error() == Some(libc::EBUSY) && merged::is_rule(path) =>
@@ -179,17 +187,17 @@ impl Hands<'_> {
 
     /// The value in a file now.
     pub(super) fn value(&self, path: &Path) -> Result<String, Cannot> {
-        Ok(value(&read(&self.at(path))?).to_owned())
+        Ok(value(&read(&self.at(path)?)?).to_owned())
     }
 
     /// A counter now.
     pub(super) fn count(&self, path: &Path) -> Result<u64, Cannot> {
-        count(&self.at(path))
+        count(&self.at(path)?)
     }
 
     /// How it is now.
     pub(super) fn look(&self, act: &Act) -> Result<Seen, Cannot> {
-        let path = self.at(act.target());
+        let path = self.at(act.target())?;
         let make = |error| Cannot::Make {
             action: "look at",
             path: path.clone(),
@@ -236,7 +244,7 @@ impl Hands<'_> {
 
     /// Whether this user may do it; nothing is done.
     pub(super) fn may(&self, act: &Act) -> Result<(), Cannot> {
-        let path = self.at(act.target());
+        let path = self.at(act.target())?;
         let denied = |error: io::Error, value: &str| match error.kind() {
             io::ErrorKind::PermissionDenied => Cannot::Denied { path: path.clone() },
             io::ErrorKind::InvalidInput => Cannot::NoFile(path.clone()),
@@ -268,7 +276,7 @@ impl Hands<'_> {
 
     /// Does it. `before` is what [`Hands::look`] saw.
     pub(super) fn perform(&self, act: &Act, before: &Before) -> Result<Got, Cannot> {
-        let path = self.at(act.target());
+        let path = self.at(act.target())?;
         let make = |action| {
             let path = path.clone();
             move |error| Cannot::Make {
@@ -337,12 +345,13 @@ impl Hands<'_> {
 
     /// How many pages of a pool are free, where the file is a pool's.
     pub(super) fn free(&self, path: &Path) -> u64 {
-        count(&self.at(&path.with_file_name("free_hugepages"))).unwrap_or(0)
+        let free = self.at(&path.with_file_name("free_hugepages"));
+        free.and_then(|free| count(&free)).unwrap_or(0)
     }
 
     /// Puts it back, where it is still what was made of it. Counters are not restored here.
     pub(super) fn restore(&self, item: &Item, force: bool) -> Result<Restored, Cannot> {
-        let path = self.at(item.change.act.target());
+        let path = self.at(item.change.act.target())?;
         let make = |action| {
             let path = path.clone();
             move |error| Cannot::Make {

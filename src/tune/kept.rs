@@ -68,19 +68,15 @@ impl Tuner {
         Ok(kept)
     }
 
-    /// Undoes what is kept for this purpose, and what dead runs left. `force`: also where somebody else has changed it
-    /// since.
+    /// Undoes what is kept for this purpose, and what dead runs left. `foreign`: what becomes of what somebody else has
+    /// changed since.
     ///
     /// # Errors
     /// [`TuneError`].
-    pub fn undo_kept(&self, what: &str, force: bool) -> Result<Vec<Undone>, TuneError> {
+    pub fn undo_kept(&self, what: &str, foreign: Foreign) -> Result<Vec<Undone>, TuneError> {
         if !self.is_used() {
             return Ok(Vec::new());
         }
-        let foreign = match force {
-            true => Foreign::Force,
-            false => Foreign::Forget,
-        };
         let boot = self.boot()?;
         let mut books = self.books(false, false, false)?;
         let mut undone = self.replay_in(&mut books, &boot, Foreign::Forget)?;

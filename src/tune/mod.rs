@@ -6,6 +6,7 @@
 
 mod apart;
 mod apply;
+mod attributes;
 mod change;
 mod error;
 mod hands;

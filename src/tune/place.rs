@@ -18,6 +18,7 @@ use vsc_devices::block::lock::{byte_is_held, hold_byte};
 use super::error::TuneError;
 use super::touch::step;
 use super::wait::{self, Unlocked};
+use crate::facts::Root;
 
 /// Our directory below the place that the system gives.
 const OURS: &str = "vsc";
@@ -41,6 +42,8 @@ pub(super) struct Place {
     pub(super) shared: bool,
     /// How long somebody else may have it locked; `None`: for good.
     pub(super) patience: Option<Duration>,
+    /// The tree that it is in.
+    pub(super) root: Root,
 }
 
 /// The directory, open and locked.
@@ -61,7 +64,14 @@ impl Place {
             above,
             shared,
             patience,
+            root: Root::default(),
         }
+    }
+
+    /// The same in a tree that stands for a host.
+    pub(super) fn within(self, root: &Root) -> Self {
+        let root = root.clone();
+        Self { root, ..self }
     }
 
     /// Whether there is a journal, or may be one: one system call.
@@ -100,6 +110,17 @@ impl Place {
                 error: e.into(),
             }
         };
+        let inside = self.root.holds(&self.above.join(OURS));
+        if !inside.map_err(|error| TuneError::Journal {
+            action: "find",
+            path: path.clone(),
+            error,
+        })? {
+            return Err(TuneError::Stranger {
+                why: format!("links lead from it out of {}", self.root.0.display()),
+                path: self.above.clone(),
+            });
+        }
         if make {
             fs::create_dir_all(&self.above).map_err(|error| TuneError::Journal {
                 action: "make",

@@ -282,6 +282,8 @@ pub struct Active {
     pub ours: bool,
     /// It outlives a reboot.
     pub lasting: bool,
+    /// A reboot has put it back already: nothing but a line of the journal is left of it.
+    pub rebooted: bool,
 }
 
 /// What a run has of the host, and how it got it.

@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::attributes;
+
 /// Most that is read of a file with a value, bytes: sysfs gives a page, lists of processes can be longer.
 const MOST: u64 = 64 << 10;
 
@@ -155,7 +157,8 @@ pub(super) fn tidy(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts a file in the place of another or of none, in one step that lasts.
+/// Puts a file in the place of another or of none, in one step that lasts. What the other one has beside its text,
+/// such as its SELinux label and its access list, the new one gets too.
 pub(super) fn replace(
     path: &Path,
     text: &str,
@@ -163,6 +166,7 @@ pub(super) fn replace(
     owner: Option<(u32, u32)>,
 ) -> io::Result<()> {
     tidy(path)?;
+    let attributes = attributes::of(path)?;
     let temporary = new_name(path);
     step();
     let mut file = OpenOptions::new()
@@ -179,6 +183,7 @@ pub(super) fn replace(
         }
         step();
         file.set_permissions(Permissions::from_mode(mode & 0o7777))?;
+        attributes::put(&file, &attributes)?;
         file.sync_all()?;
         step();
         fs::rename(&temporary, path)

@@ -126,8 +126,8 @@ impl Tuner {
         };
         Self {
             proc: PathBuf::from("/proc"),
-            volatile: volatile.map(|above| Place::new(above, true)),
-            lasting: lasting.map(|above| Place::new(above, false)),
+            volatile: volatile.map(|above| Place::new(above, true).within(&root)),
+            lasting: lasting.map(|above| Place::new(above, false).within(&root)),
             units: Box::new(Systemctl::new(root.clone())),
             root,
         }
@@ -258,6 +258,7 @@ impl Tuner {
                         }),
                         ours,
                         lasting,
+                        rebooted: !lasting && holding.run.boot != boot,
                     });
                 }
             }

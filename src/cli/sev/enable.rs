@@ -7,7 +7,7 @@ use serde_json::json;
 use vsc::diag::shown;
 use vsc::facts::{LiveFacts, Root, Variables};
 use vsc::sev::enable::{How, Plan, WHAT};
-use vsc::tune::{How as Undoing, KeptFile, SEV_ENABLE, TuneError, Tuner};
+use vsc::tune::{Foreign, How as Undoing, KeptFile, SEV_ENABLE, TuneError, Tuner};
 
 use super::Common;
 use crate::{run, say};
@@ -49,9 +49,12 @@ pub(in crate::cli) struct EnableArgs {
     /// Puts back what it changed: files get their bytes of before, new ones go.
     #[arg(long)]
     undo: bool,
-    /// Undoes also where somebody has changed a file since.
+    /// Undoes also where somebody has changed a file since: what they changed is lost.
     #[arg(long, requires = "undo")]
     force: bool,
+    /// Leaves files that somebody has changed since as they are, and gives them up.
+    #[arg(long, requires = "undo", conflicts_with = "force")]
+    forget: bool,
 }
 
 pub(super) fn plan(args: &PlanArgs, common: &Common) -> u8 {
@@ -135,7 +138,7 @@ fn undo(args: &EnableArgs, common: &Common) -> u8 {
         Err(e) => return failed(e),
     };
     let changed: Vec<&KeptFile> = kept.iter().filter(|file| file.is_changed()).collect();
-    if !changed.is_empty() && !args.force {
+    if !changed.is_empty() && !args.force && !args.forget {
         for file in changed {
             let name = file.path.display();
             let what = match &file.now {
@@ -147,10 +150,16 @@ fn undo(args: &EnableArgs, common: &Common) -> u8 {
             };
             say::warning(&what);
         }
-        say::error("nothing was undone; --force puts the files back all the same");
+        say::error(
+            "nothing was undone; --force puts the files back all the same, --forget leaves those as they are and undoes the rest",
+        );
         return crate::FAILED;
     }
-    let undone = match tuner.undo_kept(WHAT, args.force) {
+    let foreign = match args.force {
+        true => Foreign::Force,
+        false => Foreign::Forget,
+    };
+    let undone = match tuner.undo_kept(WHAT, foreign) {
         Ok(undone) => undone,
         Err(e) => return failed(e),
     };
@@ -175,7 +184,8 @@ fn undo(args: &EnableArgs, common: &Common) -> u8 {
         }
         say::out(&text);
     }
-    match undone.iter().any(|u| u.is_warning()) {
+    let left = |u: &vsc::tune::Undone| !(args.forget && matches!(u.how, Undoing::Left { .. }));
+    match undone.iter().any(|u| u.is_warning() && left(u)) {
         true => crate::FAILED,
         false => 0,
     }

@@ -37,15 +37,18 @@ pub(super) fn plan(planner: &mut Planner<'_>, problems: &mut Problems) {
         .iter()
         .fold(0u64, |sum, pool| sum.saturating_add(pool.free));
     let missing = pages.saturating_sub(free);
-    // The first pools get what does not divide.
-    let count = pools.len().max(1) as u64;
-    let mut room = 0u64;
-    let mut changes = Vec::new();
-    for (index, pool) in (0u64..).zip(&pools) {
-        let by = missing / count + u64::from(index < missing % count);
-        room = room.saturating_add(pool.room);
-        changes.push(change(planner, pool, by, !advice));
-    }
+    let rooms: Vec<u64> = pools.iter().map(|pool| pool.room / page).collect();
+    let room = rooms
+        .iter()
+        .fold(0u64, |sum, room| sum.saturating_add(*room));
+    let bytes = pools
+        .iter()
+        .fold(0u64, |sum, pool| sum.saturating_add(pool.room));
+    let shares = shares(missing, &rooms);
+    let each = pools.iter().zip(shares);
+    let mut changes: Vec<HostChange> = each
+        .map(|(pool, by)| change(planner, pool, by, !advice))
+        .collect();
     let needed = missing.saturating_mul(page);
     if pools.is_empty() {
         let path = format!("{POOLS}/hugepages-{}kB/nr_hugepages", page >> 10);
@@ -72,11 +75,11 @@ pub(super) fn plan(planner: &mut Planner<'_>, problems: &mut Problems) {
             "{}, {free} are free, and no more can be had: {why}",
             what()
         ))
-    } else if needed > room {
+    } else if missing > room {
         Some(format!(
             "{}, {free} are free, and the host has not the memory for {missing} more: {} MiB of it can be had, {} MiB are needed",
             what(),
-            room >> 20,
+            bytes >> 20,
             needed >> 20,
         ))
     } else {
@@ -94,6 +97,45 @@ pub(super) fn plan(planner: &mut Planner<'_>, problems: &mut Problems) {
         });
     }
     planner.changes.extend(changes);
+}
+
+/// How many of `missing` pages each pool gets: as many as the others, but no more than it has room for. The first get
+/// what does not divide; what has no room anywhere is shared out all the same.
+fn shares(missing: u64, rooms: &[u64]) -> Vec<u64> {
+    let mut given = vec![0u64; rooms.len()];
+    let mut left = missing;
+    while left > 0 {
+        let has_room = |(index, room): (usize, &u64)| {
+            given
+                .get(index)
+                .is_some_and(|given| given < room)
+                .then_some(index)
+        };
+        let mut open: Vec<usize> = rooms.iter().enumerate().filter_map(has_room).collect();
+        let full = open.is_empty();
+        if full {
+            open = (0..rooms.len()).collect();
+        }
+        let count = open.len() as u64;
+        if count == 0 {
+            break;
+        }
+        let (each, more) = (left / count, left % count);
+        for (at, index) in (0u64..).zip(open) {
+            let (Some(given), Some(room)) = (given.get_mut(index), rooms.get(index)) else {
+                continue;
+            };
+            let share = each + u64::from(at < more);
+            let share = if full {
+                share
+            } else {
+                share.min(room - *given)
+            };
+            *given += share;
+            left -= share;
+        }
+    }
+    given
 }
 
 /// Why the pools stay as they are, though they have not enough.
@@ -293,4 +335,25 @@ fn node_room(planner: &Planner<'_>, node: u32) -> u64 {
     ["MemFree", "Active(file)", "Inactive(file)", "SReclaimable"]
         .into_iter()
         .fold(0u64, |sum, name| sum.saturating_add(field(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn pools_get_what_they_have_room_for() {
+        for (missing, rooms, wanted) in [
+            (5, &[10, 10][..], &[3, 2][..]),
+            (5, &[1, 10], &[1, 4]),
+            (8, &[2, 3, 9], &[2, 3, 3]),
+            (7, &[0, 7], &[0, 7]),
+            (0, &[7], &[0]),
+            (4, &[1, 1], &[2, 2]),
+            (3, &[], &[]),
+        ] {
+            assert_eq!(shares(missing, rooms), wanted, "{missing} {rooms:?}");
+        }
+        assert_eq!(shares(u64::MAX, &[u64::MAX]), [u64::MAX]);
+    }
 }

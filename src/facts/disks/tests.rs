@@ -217,3 +217,28 @@ fn names_are_in_the_order_of_their_numbers() {
     assert_eq!(names(&fake.0), ["has_cpu", "node2", "node10"]);
     assert!(names(Path::new("/nonexistent")).is_empty());
 }
+
+#[test]
+fn multipath_is_where_requests_are_queued() {
+    let path = "sys/block/dm-3/queue/scheduler";
+    let fake = |case: &str, scheduler: &str| {
+        let mounts = "22 1 253:3 / / rw - ext4 /dev/mapper/mpatha rw\n";
+        let files = [
+            ("proc/self/mountinfo", mounts),
+            (path, scheduler),
+            ("sys/block/dm-3/dm/name", "mpatha\n"),
+            ("sys/block/dm-3/slaves/sda/x", ""),
+            ("sys/block/dm-3/slaves/sdb/x", ""),
+            ("sys/block/sda/queue/scheduler", "[none] bfq\n"),
+            ("sys/block/sdb/queue/scheduler", "[none] bfq\n"),
+        ];
+        let fake = Fake::new(case, &files);
+        below(&Root(fake.0.clone()), Path::new("/x.img"))
+    };
+    let names = |list: &[&str]| Ok(list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+    assert_eq!(
+        fake("mpath-requests", "[none] mq-deadline\n"),
+        names(&["dm-3"])
+    );
+    assert_eq!(fake("mpath-bio", "none\n"), names(&["sda", "sdb"]));
+}

@@ -127,8 +127,21 @@ fn what_has_an_undoing_of_its_own_is_not_undone_with_the_rest() {
         assert_eq!(host.read(SWAPPINESS), "60\n");
         assert_eq!(tuner.kept("sev.enable").unwrap().len(), 2);
     }
-    tuner.undo_kept("sev.enable", false).unwrap();
+    tuner.undo_kept("sev.enable", Foreign::Forget).unwrap();
     assert_eq!(host.whole(), before);
+}
+
+#[test]
+fn books_that_cannot_be_begun_leave_nothing() {
+    let host = Host::new("unbegun");
+    let before = host.whole();
+    let run = host.run(1);
+    crash::FULL.set(true);
+    let outcome = host.begin(&run, &everything());
+    crash::FULL.set(false);
+    assert!(outcome.is_err());
+    assert_eq!(host.whole(), before);
+    assert!(!host.tuner().is_used());
 }
 
 #[test]

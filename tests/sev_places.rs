@@ -411,3 +411,18 @@ fn what_modprobe_is_told_elsewhere_counts() {
         "{said}"
     );
 }
+
+#[test]
+fn the_other_way_begins_with_an_undo() {
+    let grub = (GRUB, "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n");
+    let host = Host::new("ways", "debian", &[grub]);
+    expect_code(&host.run(&["enable", "--how", "modprobe"]), 0);
+    let said = host.refused(&["enable"]);
+    assert!(said.contains("`vsc-run sev enable --undo` first"), "{said}");
+    assert_eq!(host.words(), "quiet mem_encrypt=on");
+    expect_code(&host.run(&["enable", "--undo"]), 0);
+    // The directory that was made for the file goes with it.
+    assert!(!host.at("etc/modprobe.d").exists());
+    expect_code(&host.run(&["enable"]), 0);
+    assert_eq!(host.words(), format!("quiet {LINE}"));
+}

@@ -110,7 +110,15 @@ pub(super) fn enable(args: &EnableArgs, common: &Common) -> u8 {
             begun.told
         }
         Err(e) => {
-            say::error(&format!("nothing was changed: {}", run::chain(&e)));
+            let ours = |file: &KeptFile| plan.edits.iter().any(|edit| edit.path == file.path);
+            let again = tuner.kept(WHAT).is_ok_and(|kept| kept.iter().any(ours));
+            let first = match again {
+                true => {
+                    "; `vsc-run sev enable` was here before, with other words: `vsc-run sev enable --undo` first, then this"
+                }
+                false => "",
+            };
+            say::error(&format!("nothing was changed: {}{first}", run::chain(&e)));
             return crate::FAILED;
         }
     };

@@ -362,6 +362,22 @@ fn of_self_test(test: &SelfTest) -> Check {
     }
 }
 
+/// One thing that works or does not, as it is shown: nothing where it works and only what does not is wanted.
+pub(super) fn checked(
+    works: bool,
+    what: &str,
+    detail: &str,
+    remedy: Option<String>,
+    common: &Common,
+) -> String {
+    if works && common.quiet {
+        return String::new();
+    }
+    let word = if works { "works" } else { "no   " };
+    let remedy = remedy.map(|remedy| format!("       try: {remedy}\n"));
+    format!("{word}  {what}: {detail}\n{}", remedy.unwrap_or_default())
+}
+
 fn text(report: &Report, common: &Common) -> String {
     let mut text = String::new();
     for Check {
@@ -373,16 +389,7 @@ fn text(report: &Report, common: &Common) -> String {
         remedy,
     } in &report.checks
     {
-        if *works && common.quiet {
-            continue;
-        }
-        text += &format!(
-            "{}  {what}: {detail}\n",
-            if *works { "works" } else { "no   " }
-        );
-        if let Some(remedy) = remedy {
-            text += &format!("       try: {remedy}\n");
-        }
+        text += &checked(*works, what, detail, remedy.clone(), common);
     }
     if common.verbose {
         for kernel in &report.kernels {

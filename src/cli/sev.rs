@@ -16,6 +16,7 @@ use vsc::sev::renew::renew;
 use vsc::sev::stack::{Answers, Cause, Memory, Stack};
 
 use super::Common;
+use super::doctor::checked;
 use crate::say::Fault;
 use crate::{run, say};
 
@@ -174,26 +175,24 @@ fn confirmed() -> bool {
 }
 
 fn lines(findings: &[Finding], common: &Common) -> String {
-    let mut text = String::new();
-    for Finding {
-        id: _,
-        what,
-        works,
-        needed: _,
-        detail,
-        remedy,
-    } in findings
-    {
-        if *works && common.quiet {
-            continue;
-        }
-        let word = if *works { "works" } else { "no   " };
-        text += &format!("{word}  {what}: {}\n", shown(detail));
-        if let Some(remedy) = remedy {
-            text += &format!("       try: {}\n", shown(remedy));
-        }
-    }
-    text
+    let line = |finding: &Finding| {
+        let Finding {
+            id: _,
+            what,
+            works,
+            needed: _,
+            detail,
+            remedy,
+        } = finding;
+        checked(
+            *works,
+            what,
+            &shown(detail),
+            remedy.as_deref().map(shown),
+            common,
+        )
+    };
+    findings.iter().map(line).collect()
 }
 
 fn verdict(host: &Host) -> String {

@@ -89,6 +89,26 @@ impl Place {
         parts(&self.image)
     }
 
+    /// The image, and what is asked about the path in it. That there is none is said, with an example.
+    fn ask(
+        &self,
+        missing: &str,
+        example: &str,
+        wanted: fn(Vec<u8>) -> Wanted,
+    ) -> Option<(PathBuf, Request)> {
+        let Parts {
+            image,
+            partition,
+            path,
+        } = self.parts();
+        let Some(path) = path else {
+            let shown = image.display();
+            say::error(&format!("{shown}: {missing}, as in {shown}:{example}"));
+            return None;
+        };
+        Some((image, self.request(partition, wanted(path))))
+    }
+
     fn request(&self, partition: Option<u32>, wanted: Wanted) -> Request {
         Request {
             format: match self.format {
@@ -307,19 +327,12 @@ fn long(entry: &Entry) -> Vec<String> {
 }
 
 pub(super) fn cat(args: &CatArgs) -> u8 {
-    let Parts {
-        image,
-        partition,
-        path,
-    } = args.place.parts();
-    let Some(path) = path else {
-        say::error(&format!(
-            "{}: say which file, as in {0}:/etc/os-release",
-            image.display()
-        ));
+    let asked = args
+        .place
+        .ask("say which file", "/etc/os-release", Wanted::Read);
+    let Some((image, request)) = asked else {
         return crate::FAILED;
     };
-    let request = args.place.request(partition, Wanted::Read(path));
     let mut out = io::stdout().lock();
     // What is in an image could tell a terminal anything.
     let terminal = out.is_terminal();
@@ -359,19 +372,10 @@ pub(super) fn cat(args: &CatArgs) -> u8 {
 }
 
 pub(super) fn cp(args: &CpArgs, common: &Common) -> u8 {
-    let Parts {
-        image,
-        partition,
-        path,
-    } = args.place.parts();
-    let Some(path) = path else {
-        say::error(&format!(
-            "{}: say what to copy, as in {0}:/etc",
-            image.display()
-        ));
+    let asked = args.place.ask("say what to copy", "/etc", Wanted::Tree);
+    let Some((image, request)) = asked else {
         return crate::FAILED;
     };
-    let request = args.place.request(partition, Wanted::Tree(path));
     // From here on a signal is an end like any other, which leaves nothing.
     let mut signals = match Signals::take() {
         Ok(signals) => signals,

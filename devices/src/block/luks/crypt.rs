@@ -80,34 +80,17 @@ pub(super) enum Hash {
     Ripemd160,
 }
 
-/// `$body` with `$digest` as the type of `$hash`.
+/// `$body` with `$digest` as the type of `$hash`, which has its name.
 macro_rules! with_digest {
     ($hash:expr, $digest:ident => $body:expr) => {
+        with_digest!($hash, $digest => $body; Sha1 Sha224 Sha256 Sha384 Sha512 Ripemd160)
+    };
+    ($hash:expr, $digest:ident => $body:expr; $($name:ident)*) => {
         match $hash {
-            Hash::Sha1 => {
-                type $digest = Sha1;
+            $(Hash::$name => {
+                type $digest = $name;
                 $body
-            }
-            Hash::Sha224 => {
-                type $digest = Sha224;
-                $body
-            }
-            Hash::Sha256 => {
-                type $digest = Sha256;
-                $body
-            }
-            Hash::Sha384 => {
-                type $digest = Sha384;
-                $body
-            }
-            Hash::Sha512 => {
-                type $digest = Sha512;
-                $body
-            }
-            Hash::Ripemd160 => {
-                type $digest = Ripemd160;
-                $body
-            }
+            })*
         }
     };
 }

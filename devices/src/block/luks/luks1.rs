@@ -7,7 +7,7 @@ use std::fs::File;
 use subtle::ConstantTimeEq as _;
 
 use super::crypt::{Cipher, Hash};
-use super::{Layout, LuksError, Material, STRIPES, name_at, rounds, secret, u32_at};
+use super::{Layout, LuksError, Material, STRIPES, name_at, rounds, secret, u32_at, unlocked};
 
 /// Bytes of the header.
 pub(super) const LENGTH: usize = 592;
@@ -131,24 +131,18 @@ impl Header {
         passphrase: &[u8],
         key: &mut [u8],
     ) -> Result<(), LuksError> {
-        if self.slots.is_empty() {
-            return Err(LuksError::NoKeySlot);
-        }
         let mut slot_key = secret(key.len())?;
         let slot_key = slot_key
             .bytes_mut()
             .get_mut(..key.len())
             .unwrap_or_default();
-        for slot in &self.slots {
+        unlocked(&self.slots, |slot| {
             self.hash
                 .pbkdf2(passphrase, &slot.salt, slot.rounds, slot_key);
             slot.material.open(file, slot_key, key)?;
             let mut digest = [0; DIGEST];
             self.hash.pbkdf2(key, &self.salt, self.rounds, &mut digest);
-            if bool::from(digest.ct_eq(&self.digest)) {
-                return Ok(());
-            }
-        }
-        Err(LuksError::Passphrase)
+            Ok(digest.ct_eq(&self.digest).into())
+        })
     }
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroize as _;
 use super::crypt::{Cipher, Hash};
 use super::{
     BLOCK, Layout, LuksError, MAGIC, Material, STRIPES, name_at, read, rounds, secret, u16_at,
-    u64_at,
+    u64_at, unlocked,
 };
 
 /// First bytes of the second header.
@@ -310,10 +310,7 @@ impl Header {
         passphrase: &[u8],
         key: &mut [u8],
     ) -> Result<(), LuksError> {
-        if self.slots.is_empty() {
-            return Err(LuksError::NoKeySlot);
-        }
-        for slot in &self.slots {
+        unlocked(&self.slots, |slot| {
             let mut slot_key = secret(slot.area_key)?;
             let slot_key = slot_key
                 .bytes_mut()
@@ -323,11 +320,8 @@ impl Header {
             slot.material.open(file, slot_key, key)?;
             let mut digest = vec![0; self.digest.len()];
             self.hash.pbkdf2(key, &self.salt, self.rounds, &mut digest);
-            if bool::from(digest.ct_eq(&self.digest)) {
-                return Ok(());
-            }
-        }
-        Err(LuksError::Passphrase)
+            Ok(digest.ct_eq(&self.digest).into())
+        })
     }
 }
 

@@ -283,6 +283,22 @@ impl Material {
     }
 }
 
+/// Tries one slot after the other; `open` tells whether the key that it made is the right one.
+fn unlocked<S>(
+    slots: &[S],
+    mut open: impl FnMut(&S) -> Result<bool, LuksError>,
+) -> Result<(), LuksError> {
+    if slots.is_empty() {
+        return Err(LuksError::NoKeySlot);
+    }
+    for slot in slots {
+        if open(slot)? {
+            return Ok(());
+        }
+    }
+    Err(LuksError::Passphrase)
+}
+
 /// Rounds of PBKDF2 that a header asks for.
 fn rounds(value: u32) -> Result<u32, LuksError> {
     match value {

@@ -228,7 +228,8 @@ fn each_way_to_have_no_passphrase_is_one_message() {
     expect_code(&output, 125);
     let said = text(&output.stderr);
     assert!(
-        said.contains("cannot be opened with this passphrase (E-SECRET"),
+        said.contains("error[E-SECRET]: s.yaml:1:73: Disk ")
+            && said.contains("d.luks: cannot be opened with this passphrase (one newline"),
         "{said}"
     );
     assert_eq!(said.lines().count(), 1, "{said}");

@@ -6,21 +6,19 @@
 use std::sync::Arc;
 
 use vsc::compile::Plan;
-use vsc::diag::{Diagnostic, Diagnostics};
-use vsc::images::{Handed, ImageError, Secret, SecretSource};
+use vsc::diag::{Diagnostic, Diagnostics, Origin, Span, shown};
+use vsc::images::{ImageError, Secret, SecretSource};
 
 use super::Common;
 use super::run::report;
+use crate::run::DiskSecret;
 use crate::{run, say};
-
-/// Name of the end at which the monitor expects a passphrase, and the file that has it.
-pub(super) type Secrets = Vec<(String, Handed)>;
 
 /// Reads the passphrases of a plan; the images that are to be made get theirs. An error has been said, and is its
 /// sentence here.
-pub(super) fn read(plan: &mut Plan, common: &Common) -> Result<Secrets, String> {
+pub(super) fn read(plan: &mut Plan, common: &Common) -> Result<Vec<DiskSecret>, String> {
     let mut known: Vec<(SecretSource, Secret)> = Vec::new();
-    let mut out = Secrets::new();
+    let mut out = Vec::new();
     for wanted in std::mem::take(&mut plan.run.secrets) {
         // A descriptor can be read once, and several disks may have one passphrase.
         let secret = match known.iter().find(|(from, _)| *from == wanted.from) {
@@ -44,14 +42,21 @@ pub(super) fn read(plan: &mut Plan, common: &Common) -> Result<Secrets, String> 
         let handed = secret
             .hand_over()
             .map_err(|e| refused(e, plan, wanted.disk, common))?;
-        out.push((wanted.end, handed));
+        let place = match plan.parsed().sources.origin(place(plan, wanted.disk)) {
+            Origin::File { file, line, column } => format!("{}:{line}:{column}", shown(&file)),
+            other => other.to_string(),
+        };
+        out.push(DiskSecret {
+            end: wanted.end,
+            handed,
+            place,
+        });
     }
     Ok(out)
 }
 
-/// Says at the disk's place why there is no passphrase; gives the sentence back.
-fn refused(error: ImageError, plan: &Plan, disk: usize, common: &Common) -> String {
-    let sentence = format!("disks[{disk}]: {}", run::chain(&error));
+/// Where it is written from where a disk has its passphrase, or that it is encrypted.
+fn place(plan: &Plan, disk: usize) -> Span {
     let parsed = plan.parsed();
     let keys = [
         "secret.file",
@@ -65,7 +70,13 @@ fn refused(error: ImageError, plan: &Plan, disk: usize, common: &Common) -> Stri
         .into_iter()
         .find(|key| parsed.is_written(key));
     let key = written.unwrap_or_else(|| format!("disks[{disk}].encryption"));
-    let mut d = Diagnostic::error("E-SECRET", parsed.span_of(&key), sentence.clone());
+    parsed.span_of(&key)
+}
+
+/// Says at the disk's place why there is no passphrase; gives the sentence back.
+fn refused(error: ImageError, plan: &Plan, disk: usize, common: &Common) -> String {
+    let sentence = format!("disks[{disk}]: {}", run::chain(&error));
+    let mut d = Diagnostic::error("E-SECRET", place(plan, disk), sentence.clone());
     d.help = error.help();
     report(
         &Diagnostics::new(vec![d], Arc::clone(&plan.parsed().sources)),

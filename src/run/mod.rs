@@ -64,8 +64,8 @@ pub(crate) struct Job<'a> {
     pub control: bool,
     /// Descriptors of this process that streams of the scenario name: (name of the end, number).
     pub descriptors: &'a [(String, u32)],
-    /// Passphrases of encrypted disks, by the names of the ends that the monitor reads them from.
-    pub secrets: Vec<(String, Handed)>,
+    /// Passphrases of encrypted disks.
+    pub secrets: Vec<DiskSecret>,
     /// The guest owns the terminal, if there is one.
     pub interactive: bool,
     /// Says more or less on standard error.
@@ -86,6 +86,16 @@ pub(crate) struct Job<'a> {
     pub witness: Option<Witness>,
     /// Directories in which something of the run's own is removed after its end.
     pub removes: Vec<PathBuf>,
+}
+
+/// The passphrase of a disk.
+pub(crate) struct DiskSecret {
+    /// Name of the end that the monitor reads it from.
+    pub end: String,
+    /// The file that has it.
+    pub handed: Handed,
+    /// Where the scenario says where it comes from.
+    pub place: String,
 }
 
 /// How much to say.
@@ -226,11 +236,10 @@ fn once(
     moments: &mut Moments,
 ) -> Result<(Ending, Report), String> {
     let mut ends = given(job.descriptors)?;
-    for (name, handed) in &job.secrets {
-        let end = handed
-            .descriptor()
-            .map_err(|e| format!("cannot hand over a passphrase: {e}"))?;
-        ends.insert(name.clone(), end.into());
+    for secret in &job.secrets {
+        let end = secret.handed.descriptor();
+        let end = end.map_err(|e| format!("cannot hand over a passphrase: {e}"))?;
+        ends.insert(secret.end.clone(), end.into());
     }
     let control = if job.control {
         let (ours, device) =
@@ -264,7 +273,7 @@ fn once(
         let done = host.signals.end_during(before, build);
         done.map_err(|e| format!("cannot wait for signals: {e}"))?
     };
-    let mut vm = vm.map_err(|e| why(&e, &job.resources))?;
+    let mut vm = vm.map_err(|e| why(&e, &job.resources, &job.secrets))?;
     if let Some(witness) = &job.witness {
         witness.made();
     }
@@ -361,14 +370,19 @@ fn given(descriptors: &[(String, u32)]) -> Result<HostEnds, String> {
 
 /// Why there is no machine. Of an image that is in use, who uses it; a passphrase that does not open a disk has a code of
 /// its own, for scripts.
-fn why(error: &BuildError, resources: &VmResources) -> String {
+fn why(error: &BuildError, resources: &VmResources, secrets: &[DiskSecret]) -> String {
     if let BuildError::Device(DeviceError::Disk(BlkError::Luks(DiskError {
         source: LuksError::Passphrase,
-        ..
+        path,
     }))) = error
     {
+        let disk = resources.disks.iter().find(|disk| disk.path == *path);
+        let end = disk.and_then(|disk| Some(&disk.encryption.as_ref()?.secret));
+        let its = secrets.iter().find(|secret| Some(&secret.end) == end);
+        let place = its.map(|secret| format!("{}: ", secret.place));
         return format!(
-            "{} (E-SECRET; one newline at the end of a file does not count here, and does for cryptsetup's --key-file)",
+            "E-SECRET: {}{} (one newline at the end of a file does not count here, and does for cryptsetup's --key-file)",
+            place.unwrap_or_default(),
             chain(error)
         );
     }

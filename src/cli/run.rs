@@ -18,14 +18,15 @@ use vsc_vmm::resources::Payload;
 
 use super::Common;
 use super::export::{describe_parsed, domain_xml};
+use super::last::{ended, failed, finish, last_words, tell};
 use super::machines::{self, StoreArgs};
 use super::made;
 use super::payload::{is_initrd, kernel_cache};
 use super::tuned;
-use crate::run::ending::{Ending, OUR_ERROR};
-use crate::run::outside::{Errand, Errands, Outside};
+use crate::run::ending::Ending;
+use crate::run::outside::Errands;
 use crate::run::ready::Ready;
-use crate::run::result::{self, Summary, write_whole};
+use crate::run::result::{self, Summary};
 use crate::run::signals::Parent;
 use crate::run::{self, Job, Verbosity, command};
 use crate::say;
@@ -43,7 +44,7 @@ pub(super) struct RunArgs {
     timeout: Option<String>,
     /// Writes how the run ended to FILE, as JSON.
     #[arg(long, value_name = "FILE")]
-    result: Option<PathBuf>,
+    pub(super) result: Option<PathBuf>,
     /// Prints libvirt domain XML of the scenario instead of running it. `--export-xml network -- KEY=VALUE…` and
     /// `--export-xml pool -- KEY=VALUE…` print that of a network or a storage pool.
     #[arg(long)]
@@ -62,7 +63,7 @@ pub(super) struct RunArgs {
     no_sandbox: bool,
     /// Says on standard error where the time went.
     #[arg(long)]
-    timing: bool,
+    pub(super) timing: bool,
     /// Saves the scenario as a VM under its name, for `start`, and runs nothing.
     #[arg(long, conflicts_with_all = ["timeout", "result", "timing", "export_xml", "detach"])]
     save: bool,
@@ -562,65 +563,4 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         ended(&summary.ending, &sentence);
     }
     summary
-}
-
-/// How a run ended: an error where that is ours, news of the guest where it is the guest's.
-pub(super) fn ended(ending: &Ending, sentence: &str) {
-    match ending {
-        Ending::Failed { .. } => drop(say::error_unkept(sentence)),
-        _ => say::note_unkept(sentence),
-    }
-}
-
-/// The guest's last lines, where the user has not seen them anyway.
-fn last_words(summary: &Summary, shown: bool) {
-    let tail = summary.console_tail();
-    if !shown && !tail.is_empty() {
-        say::note_unkept("the guest's last lines on its console:");
-        for line in tail {
-            say::err_raw(&format!("  | {line}\n"));
-        }
-    }
-    if matches!(summary.ending, Ending::TimedOut { .. })
-        && let Some(whereabouts) = summary.whereabouts()
-    {
-        say::note_unkept(&whereabouts);
-    }
-}
-
-/// A run that never was; says why.
-fn failed(why: String) -> Summary {
-    say::error_unkept(&why);
-    Summary::failed(why)
-}
-
-fn finish(mut summary: Summary, args: &RunArgs, common: &Common) -> u8 {
-    if args.timing {
-        say::note_unkept(&summary.timing());
-    }
-    tell(&mut summary, args.result.as_deref(), common.json)
-}
-
-/// Writes how a run ended for programs to read, and returns the exit code.
-pub(super) fn tell(summary: &mut Summary, file: Option<&Path>, json: bool) -> u8 {
-    summary.messages = say::kept();
-    let text = file.map(|_| summary.json()).unwrap_or_default();
-    let written = |path: &Path, outside: Option<&mut Outside>| match outside {
-        Some(outside) => outside.run(Errand::Result, text.as_bytes()),
-        None => write_whole(path, &text).map_err(|e| e.to_string()),
-    };
-    if let Some(path) = file
-        && let Err(e) = written(path, summary.outside.as_mut())
-    {
-        say::error(&format!(
-            "cannot write the result file {}: {e}",
-            path.display()
-        ));
-        summary.messages.extend(say::kept());
-        summary.code = OUR_ERROR;
-    }
-    if json {
-        say::json(&summary.json_line());
-    }
-    summary.code
 }

@@ -233,7 +233,7 @@ pub(in crate::cli) fn ended(ending: Ending) -> Summary {
         ending => ending.sentence(),
     };
     if let Some(sentence) = sentence {
-        super::super::run::ended(&ending, &sentence);
+        super::super::last::ended(&ending, &sentence);
     }
     Summary::never_ran(ending)
 }

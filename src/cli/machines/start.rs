@@ -18,7 +18,8 @@ use vsc::store::{Ended, Held, Name, Process, Remote, SCENARIO, State, Store, Sto
 
 use super::super::Common;
 use super::super::export::describe_parsed;
-use super::super::run::{Launch, compile_to_run, or_report, report, tell};
+use super::super::last::tell;
+use super::super::run::{Launch, compile_to_run, or_report, report};
 use super::luggage::{LuggageError, give_secrets, make_images};
 use super::remote::{self, Passenger, RemoteError, started};
 use super::{RUNNING, StoreArgs, answer, time};

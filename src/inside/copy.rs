@@ -96,6 +96,7 @@ impl<'a> Copier<'a> {
             Errno::NOENT => InsideError::NoDirectory(directory.to_owned()),
             e => failed(e.into()),
         })?;
+        sweep(&open);
         Ok(Copier {
             image,
             limit,
@@ -215,7 +216,6 @@ impl<'a> Copier<'a> {
         if self.stage.is_some() {
             return Ok(());
         }
-        sweep(&self.top);
         let failed = |e: Errno| InsideError::Write(self.directory.display().to_string(), e.into());
         for _ in 0..TRIES {
             // Seeded from the system's random numbers.

@@ -180,7 +180,13 @@ impl<'a> Host<'a> {
     /// One that stays, once it has its lease.
     fn staying(&self, name: &str, options: &[&str]) -> Running {
         let mut command = self.machine(name, options);
-        command.args(["-q", "-o", "guest.parameters=silent spin"]);
+        command.args([
+            "-o",
+            "limits.boot_deadline=none",
+            "-q",
+            "-o",
+            "guest.parameters=silent spin",
+        ]);
         let child = command.stdout(Stdio::null()).spawn().unwrap();
         let running = Running(child);
         self.until("lease", || self.has(running.pid()));
@@ -390,4 +396,107 @@ fn a_daemon_that_does_not_answer_holds_nobody_up() {
     signal("-CONT");
     assert!(said.contains("has not answered for 10 s"), "{said}");
     expect_code(&host.brief("a", &[]), 0);
+}
+
+/// What another host asks for with `sanlock client request`, once the run heard of it and did as it was told. Each
+/// action has storage of its own: a daemon hears nothing from a host that asked it some seconds ago.
+fn loses(action: &str) {
+    if !can_run() {
+        return;
+    }
+    let storage = Storage::new(&format!("lost-{action}"));
+    let one = Host::new(&storage, 1, "one");
+    let two = Host::new(&storage, 2, "two");
+    expect_code(&two.brief("b", &[]), 0);
+    let name = format!("lost-{action}-{}", std::process::id());
+    let result = storage.0.join(action);
+    let option = format!("events.on_lockfailure={action}");
+    let long = "limits.boot_deadline=none";
+    let mut command = one.machine(&name, &["control=true", long, &option]);
+    command.args(["-q", "-o", "guest.parameters=silent spin", "--result"]);
+    let child = command.arg(&result).stdout(Stdio::null()).spawn().unwrap();
+    let mut machine = Running(child);
+    one.until("lease", || one.has(machine.pid()));
+    let ctl = |order: &str| -> Option<Value> {
+        let output = run(one.vsc().args(["ctl", &name, order, "--json"]));
+        let answer = output.status.success().then_some(output.stdout)?;
+        serde_json::from_slice(&answer).ok()
+    };
+    one.until("control socket", || ctl("status").is_some());
+    let held = one.status();
+    let held = held.lines().find(|l| l.starts_with("r ")).unwrap();
+    let version = held
+        .split(" p ")
+        .next()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap();
+    let version: u64 = version.parse().unwrap();
+    let resource = format!("{}:{}", storage.resource(), version + 1);
+    let mut asked = two.sanlock(&["client", "request", "-r", &resource, "-f", "2"]);
+    expect_code(&asked.output().unwrap(), 0);
+    let is = |key: &str, wanted: Value| ctl("status").is_some_and(|s| s[key] == wanted);
+    match action {
+        "poweroff" => {
+            machine.0.wait().unwrap();
+        }
+        "pause" => {
+            one.until("pause", || is("state", "paused".into()));
+            assert!(!one.has(machine.pid()), "{}", one.status());
+            // Whoever wanted the lease has it; then there is none to be had again.
+            let mut other = two.foreign_soon("");
+            assert!(ctl("resume").is_none() && is("state", "paused".into()));
+            other.kill();
+            one.until("resume", || ctl("resume").is_some());
+            assert!(is("state", "running".into()) && one.has(machine.pid()));
+        }
+        "ignore" => {
+            one.until("release", || !one.has(machine.pid()));
+            assert!(is("state", "running".into()));
+        }
+        _ => {
+            one.until("restart", || is("restarts", 1.into()));
+            assert!(one.has(machine.pid()), "{}", one.status());
+        }
+    }
+    if action != "poweroff" {
+        assert!(ctl("kill").is_some());
+        machine.0.wait().unwrap();
+    }
+    let told: Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
+    let failure = &told["lock_failure"];
+    assert_eq!(
+        (&failure["action"], &failure["times"]),
+        (&action.into(), &1.into())
+    );
+    assert_eq!(failure["released"], action != "poweroff", "{failure}");
+    let back = ["pause", "restart"].contains(&action);
+    assert_eq!(failure["recovered"], back, "{failure}");
+    let said = told["messages"].to_string();
+    assert!(said.contains("E-LOCK-LOST"), "{told}");
+    if action == "poweroff" {
+        assert_eq!(told["outcome"], "leases-lost");
+        assert_eq!(told["exit_code"], 125);
+    }
+}
+
+#[test]
+fn a_machine_that_loses_its_leases_is_ended() {
+    loses("poweroff");
+}
+
+#[test]
+fn a_machine_that_loses_its_leases_stands_still_until_it_has_them_again() {
+    loses("pause");
+}
+
+#[test]
+fn a_machine_that_loses_its_leases_goes_on_without() {
+    loses("ignore");
+}
+
+#[test]
+fn a_machine_that_loses_its_leases_starts_again_with_new_ones() {
+    loses("restart");
 }

@@ -44,6 +44,8 @@ enum Order {
     Stop,
     /// End it at once.
     Kill,
+    /// Go on after its leases were lost (events.on_lockfailure: pause): they are taken again first.
+    Resume,
     /// Wait for its end, and end with its exit code.
     Wait,
 }
@@ -55,6 +57,7 @@ impl Order {
             Self::Powerdown => Request::Powerdown,
             Self::Stop => Request::Stop,
             Self::Kill => Request::Kill,
+            Self::Resume => Request::Resume,
             Self::Wait => Request::Wait,
         }
     }
@@ -206,6 +209,7 @@ fn told(args: &CtlArgs, answer: &Value) -> String {
             None => "the machine is ended\n".to_owned(),
         },
         Order::Kill => "the machine is ended\n".to_owned(),
+        Order::Resume => "the machine goes on\n".to_owned(),
         Order::Wait => match answer["message"].as_str() {
             Some(message) => format!("{}\n", shown(message)),
             None => format!("ended with {}\n", answer["exit_code"]),

@@ -417,6 +417,11 @@ pub(crate) fn main(parent: Parent) -> u8 {
     {
         return crate::run::registration::registrar(rest);
     }
+    if let [_, first, rest @ ..] = &words[..]
+        && first == crate::run::leases::LOST
+    {
+        return crate::run::leases::tell_lost(rest);
+    }
     let cli = match parse(&words) {
         Ok(cli) => cli,
         Err(e) => {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use vsc::locks::lockspace::{self, Identity};
 use vsc::locks::sanlock::Leases;
 use vsc::locks::{Guard, LockPlan};
+use vsc_vmm::resources::VmResources;
 
 use crate::run::outside::{Errand, Errands, Outside};
 use crate::say;
@@ -39,12 +40,14 @@ pub(super) fn outside(
     Outside::start(errands).map_err(|e| format!("cannot start what writes the result: {e}"))
 }
 
-/// Takes the leases of the images of the machine `name`.
+/// Takes the leases of a machine's images.
 ///
 /// # Errors
 /// The sentence.
-pub(super) fn leases(locks: &LockPlan, name: &str) -> Result<Option<Leases>, String> {
-    let leases = locks.take_leases(name, None, &mut say::note_unkept);
+pub(super) fn leases(locks: &LockPlan, machine: &VmResources) -> Result<Option<Leases>, String> {
+    let lost = machine.events.on_lockfailure;
+    let on_loss = lost.and_then(|_| crate::run::leases::on_loss());
+    let leases = locks.take_leases(&machine.name, on_loss.as_ref(), &mut say::note_unkept);
     leases.map_err(|e| crate::run::chain(&e))
 }
 

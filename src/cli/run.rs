@@ -485,6 +485,7 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
         swept: false,
         witness: None,
         removes: plan.run.locks.directories(),
+        leases: None,
     };
     // Before this process is where its children would be, too.
     let registration =
@@ -493,7 +494,7 @@ fn launch(mut plan: Plan, how: Launch<'_>, common: &Common, parent: Parent) -> S
             Err(why) => return failed(why),
         };
     // Given up after the machine has closed its images.
-    let _leases = match super::released::leases(&plan.run.locks, &job.resources.name) {
+    job.leases = match super::released::leases(&plan.run.locks, &job.resources) {
         Ok(leases) => leases,
         Err(why) => return failed(why),
     };

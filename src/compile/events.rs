@@ -13,6 +13,7 @@ pub(super) fn compile(events: &Events, problems: &mut Problems) -> resources::Ev
         on_poweroff,
         on_reboot,
         on_crash,
+        on_lockfailure,
         max_restarts,
     } = events;
     let defaults = resources::Events::default();
@@ -42,6 +43,7 @@ pub(super) fn compile(events: &Events, problems: &mut Problems) -> resources::Ev
         on_poweroff: word(*on_poweroff).unwrap_or(defaults.on_poweroff),
         on_reboot: word(*on_reboot).unwrap_or(defaults.on_reboot),
         on_crash: word(*on_crash).unwrap_or(defaults.on_crash),
+        on_lockfailure: word(*on_lockfailure),
         max_restarts: most,
     }
 }

@@ -10,12 +10,14 @@
 //! {"do":"stop"}       {"ok":true,"grace_seconds":10.0}   as SIGTERM: the guest is asked, and after that time made to
 //!                     {"ok":true,"forced":true}  there was nobody to ask: the machine is ended
 //! {"do":"kill"}       {"ok":true}                the machine ends at once, the run with exit code 137
+//! {"do":"resume"}     {"ok":true}                a machine that stands still without its leases has them, and goes on
 //! {"do":"wait"}       {"ok":true}                and at the end {"event":"end","result":{…}}: that of --result
 //! anything else       {"ok":false,"error":"…"}
 //! ```
 //!
-//! `state` is `running`, or `ending` while the machine has stopped and its last output is on its way. A machine
-//! cannot be paused: KVM's clocks would go on.
+//! `state` is `running`, `paused` while it stands still because its leases are lost (`on_lockfailure: pause`), or
+//! `ending` while the machine has stopped and its last output is on its way. Nobody can pause a machine from here:
+//! KVM's clocks go on.
 //!
 //! The main thread serves it between other things and never waits for a client: what one does not read is kept up to
 //! [`UNREAD_MAX`] bytes, then it is dropped. There are [`CLIENTS_MAX`] at most; one more takes the place of that which
@@ -56,6 +58,8 @@ pub(crate) enum Request {
     Stop,
     /// End it at once.
     Kill,
+    /// Go on, with its leases.
+    Resume,
     /// Tell how it ended.
     Wait,
 }

@@ -75,6 +75,11 @@ pub(crate) enum Ending {
     },
     /// The user quit with the escape key.
     Quit,
+    /// The leases of its images were lost, and `on_lockfailure` says that this ends the run.
+    LeasesLost {
+        /// What has become of them.
+        why: String,
+    },
     /// The monitor failed.
     Failed {
         /// What failed; the sentence says no more.
@@ -99,7 +104,7 @@ impl Ending {
             Self::Hung { .. } => HUNG,
             Self::TimedOut { .. } => TIMEOUT,
             Self::Quit => SIGNAL_BASE + libc::SIGINT as u8,
-            Self::Failed { .. } => OUR_ERROR,
+            Self::LeasesLost { .. } | Self::Failed { .. } => OUR_ERROR,
         }
     }
 
@@ -127,6 +132,9 @@ impl Ending {
             Self::Panicked { message: None } => "the guest's kernel panicked".into(),
             Self::Hung { diagnosis } => diagnosis.clone(),
             Self::TimedOut { seconds } => format!("the time limit of {seconds} s was reached"),
+            Self::LeasesLost { why } => {
+                format!("E-LOCK-LOST: sanlock's leases of the images are lost: {why}")
+            }
             Self::Failed { message } => message.clone(),
         })
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vsc::images::Handed;
+use vsc::locks::sanlock::Leases;
 use vsc::tune::Witness;
 use vsc_devices::block::OpenError;
 use vsc_devices::block::keep::Keep;
@@ -17,7 +18,7 @@ use vsc_devices::stream::{self, HostEnds};
 use vsc_devices::virtio::blk::BlkError;
 use vsc_vmm::builder::{self, BuildError, DeviceError};
 use vsc_vmm::control::Stop;
-use vsc_vmm::resources::{Action, Events, Payload, VmResources};
+use vsc_vmm::resources::{Action, Events, LockAction, Payload, VmResources};
 use vsc_vmm::sandbox::{self, Confinement, Thread};
 use vsc_vmm::vm::Report;
 
@@ -31,6 +32,7 @@ pub(crate) mod detach;
 mod diagnosis;
 pub(crate) mod ending;
 mod guest;
+pub(crate) mod leases;
 pub(crate) mod leftovers;
 mod limits;
 pub(crate) mod mark;
@@ -47,6 +49,7 @@ mod typist;
 use control::ControlSocket;
 use ending::Ending;
 use guest::GuestControl;
+use leases::LockFailure;
 use ready::Ready;
 use result::{Moments, Summary};
 use session::Session;
@@ -86,6 +89,8 @@ pub(crate) struct Job<'a> {
     pub witness: Option<Witness>,
     /// Directories in which something of the run's own is removed after its end.
     pub removes: Vec<PathBuf>,
+    /// Leases of its images.
+    pub leases: Option<Leases>,
 }
 
 /// The passphrase of a disk.
@@ -128,6 +133,7 @@ pub(crate) fn run(mut job: Job<'_>, parent: Parent) -> Summary {
     }
     let mut summary = lives(&mut job, &mut host, &mut moments);
     summary.confinement = confine::Facts::of(&host.confinement);
+    summary.lock_failure = host.lock_failure;
     if let Some(control) = host.control.take() {
         control.tell_end(&summary.value());
     }
@@ -141,6 +147,21 @@ fn lives(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Summary {
             Ok(end) => end,
             Err(message) => return Summary::failed(message),
         };
+        if host.reclaim {
+            host.reclaim = false;
+            match reclaim(job, host) {
+                Ok(true) => continue,
+                Ok(false) => return Summary::new(ending, report, host.restarts, *moments),
+                Err(why) => {
+                    return Summary::new(
+                        Ending::LeasesLost { why },
+                        report,
+                        host.restarts,
+                        *moments,
+                    );
+                }
+            }
+        }
         let again = match follow_up(&job.resources, &ending, &report) {
             Action::Restart => host.restarts < job.resources.events.max_restarts,
             Action::Destroy => false,
@@ -158,15 +179,40 @@ fn lives(job: &mut Job<'_>, host: &mut Host, moments: &mut Moments) -> Summary {
     }
 }
 
+/// A machine that has lost its leases, and ended for that, is to start again: whether it may.
+fn reclaim(job: &Job<'_>, host: &mut Host) -> Result<bool, String> {
+    if host.told_to_end || host.restarts >= job.resources.events.max_restarts {
+        return Ok(false);
+    }
+    let Some(leases) = &mut host.leases else {
+        return Err("sanlock's daemon has gone".to_owned());
+    };
+    if let Err(e) = leases.give_up() {
+        return Err(chain(&e));
+    }
+    if let Some(failure) = &mut host.lock_failure {
+        failure.released = true;
+    }
+    leases::take_again(leases, &mut host.signals)?;
+    host.restarts += 1;
+    if let Some(failure) = &mut host.lock_failure {
+        failure.recovered = true;
+    }
+    say::note("the leases are back: the machine starts again");
+    Ok(true)
+}
+
 /// Whether the machine might be built again.
 pub(crate) fn may_restart(resources: &VmResources) -> bool {
     let Events {
         on_poweroff,
         on_reboot,
         on_crash,
+        on_lockfailure,
         max_restarts,
     } = resources.events;
-    max_restarts > 0 && [on_poweroff, on_reboot, on_crash].contains(&Action::Restart)
+    let restarts = [on_poweroff, on_reboot, on_crash].contains(&Action::Restart);
+    max_restarts > 0 && (restarts || on_lockfailure == Some(LockAction::Restart))
 }
 
 /// What the events table says about the way this machine ended.
@@ -195,12 +241,18 @@ struct Host {
     images: Vec<Keep>,
     /// In force from the first machine's start.
     confinement: Confinement,
+    /// After the images: they are closed when the leases go.
+    leases: Option<Leases>,
+    lock_failure: Option<LockFailure>,
+    /// The machine has ended because its leases are lost, and starts again with new ones.
+    reclaim: bool,
 }
 
 impl Host {
     fn take(job: &mut Job<'_>, parent: Parent) -> io::Result<Self> {
         limits::raise_open_files();
-        let signals = Signals::take()?;
+        let leases = job.leases.take();
+        let signals = Signals::take_with(leases.as_ref().map(|_| leases::SIGNAL))?;
         parent.watch();
         let terminal = if job.interactive {
             RawTerminal::claim()?
@@ -215,7 +267,9 @@ impl Host {
             ready: job.ready.take(),
             control: None,
             restarts: 0,
-            images: match may_restart(&job.resources) {
+            images: match may_restart(&job.resources)
+                || job.resources.events.on_lockfailure.is_some()
+            {
                 true => job
                     .resources
                     .disks
@@ -225,6 +279,9 @@ impl Host {
                 false => Vec::new(),
             },
             confinement: None,
+            leases,
+            lock_failure: None,
+            reclaim: false,
         })
     }
 }

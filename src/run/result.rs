@@ -14,6 +14,7 @@ use vsc_vmm::vm::{Marks, Report, Vm};
 
 use super::confine::Facts;
 use super::ending::Ending;
+use super::leases::LockFailure;
 use super::outside::{Errand, Errands, Outside};
 
 /// Moments of a run; the first machine's, when there were restarts.
@@ -85,6 +86,8 @@ pub(crate) struct Summary {
     pub confinement: Facts,
     /// Writes what the process itself may not write any more.
     pub outside: Option<Outside>,
+    /// What was done about lost leases, if any were.
+    pub lock_failure: Option<LockFailure>,
     report: Option<Report>,
     restarts: u32,
     moments: Moments,
@@ -102,6 +105,9 @@ struct Form<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     host: &'a [serde_json::Value],
     restarts: u32,
+    /// Where leases of the images were lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lock_failure: Option<LockFailure>,
     sandbox: &'a Facts,
     stop: Option<&'a Stop>,
     timing_ms: serde_json::Map<String, serde_json::Value>,
@@ -122,6 +128,7 @@ impl Summary {
             confinement: Facts::of(&None),
             outside: None,
             host: Vec::new(),
+            lock_failure: None,
             report: Some(report),
             restarts,
             moments,
@@ -142,6 +149,7 @@ impl Summary {
             confinement: Facts::of(&None),
             outside: None,
             host: Vec::new(),
+            lock_failure: None,
             report: None,
             restarts: 0,
             moments: Moments::default(),
@@ -187,6 +195,7 @@ impl Summary {
             messages: &self.messages,
             host: &self.host,
             restarts: self.restarts,
+            lock_failure: self.lock_failure,
             sandbox: &self.confinement,
             stop: report.map(|r| &r.stop),
             timing_ms: self
@@ -393,6 +402,7 @@ mod tests {
             Ending::TimedOut { seconds: 1.0 },
             Ending::Interrupted { signal: 2 },
             Ending::Quit,
+            Ending::LeasesLost { why: text() },
             Ending::Failed { message: text() },
         ] {
             let json = Summary::never_ran(ending.clone()).json();

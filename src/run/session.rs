@@ -1,8 +1,11 @@
 //! One life of a machine as the main thread sees it: signals, the terminal, init's words, the time limits.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use vsc::locks::sanlock::Leases;
+use vsc_vmm::resources::LockAction;
 use vsc_vmm::vm::{Report, Vm};
 
 use serde_json::{Value, json};
@@ -10,6 +13,7 @@ use serde_json::{Value, json};
 use super::control::{Request, Watch};
 use super::ending::Ending;
 use super::guest::{GuestControl, Said};
+use super::leases::LockFailure;
 use super::poll::{Poll, Ready};
 use super::result::Moments;
 use super::terminal::{self, Escape};
@@ -25,6 +29,7 @@ const INIT_GRACE: Duration = Duration::from_secs(1);
 const COMPLAINTS: u32 = 20;
 /// What the control socket calls a machine that runs, and one that has stopped while its output is on its way.
 const RUNNING: &str = "running";
+const PAUSED: &str = "paused";
 const ENDING: &str = "ending";
 /// Lines of the console that it shows, and characters of each.
 const TAIL: usize = 20;
@@ -51,6 +56,10 @@ pub(super) struct Session<'a, 'b> {
     cut: Option<i32>,
     /// Errors that init reported.
     complaints: u32,
+    /// It stands still: its leases are lost.
+    paused: bool,
+    /// Why it ended, when it did for lost leases.
+    lost: Option<&'static str>,
     moments: &'b mut Moments,
 }
 
@@ -79,6 +88,8 @@ impl<'a, 'b> Session<'a, 'b> {
             forced: false,
             cut: None,
             complaints: 0,
+            paused: false,
+            lost: None,
             moments,
         }
     }
@@ -121,6 +132,10 @@ impl<'a, 'b> Session<'a, 'b> {
                 .and_then(Typist::output)
                 .map(|fd| poll.write(fd));
             let watch = host.control.as_ref().map(|c| c.watch(&mut poll));
+            let leases = host
+                .leases
+                .as_ref()
+                .map(|l| poll.read(l.as_fd().as_raw_fd()));
             // Nothing is done about it here: the round that follows sees the life that it is about.
             if let Some(ready) = &host.ready {
                 poll.read(ready.fd());
@@ -137,8 +152,14 @@ impl<'a, 'b> Session<'a, 'b> {
             if orphaned.is_some_and(|o| ready.is(o)) {
                 self.on_signal(libc::SIGHUP, host);
             }
+            if leases.is_some_and(|l| ready.is(l)) {
+                // It says nothing unasked: it has gone, and nobody renews them.
+                host.leases = None;
+                self.lose(host, "sanlock's daemon has gone");
+            }
             if let Some(watch) = watch {
-                self.serve(&watch, &ready, host, RUNNING);
+                let state = if self.paused { PAUSED } else { RUNNING };
+                self.serve(&watch, &ready, host, state);
             }
             if let Some(typist) = self
                 .typist
@@ -301,12 +322,16 @@ impl<'a, 'b> Session<'a, 'b> {
             self.tell_size();
             return;
         }
+        if signal == super::leases::SIGNAL {
+            return self.lose(host, "sanlock wants them back");
+        }
         let now = Instant::now();
         let again = self
             .asked
             .replace((signal, now))
             .is_some_and(|(_, before)| now - before < INSISTENCE);
-        if signal == libc::SIGHUP || again {
+        // Who stands still hears nothing.
+        if signal == libc::SIGHUP || again || self.paused {
             host.told_to_end = true;
             self.force();
             return;
@@ -331,6 +356,82 @@ impl<'a, 'b> Session<'a, 'b> {
                 }
             }
         }
+    }
+
+    /// The leases of the images are lost, or will be soon.
+    fn lose(&mut self, host: &mut Host, why: &'static str) {
+        let action = self.job.resources.events.on_lockfailure;
+        let word = action.map_or("none, which is as SIGTERM", LockAction::word);
+        say::error(&format!(
+            "E-LOCK-LOST: the leases of this machine's images are lost: {why}; on_lockfailure: {word}"
+        ));
+        let times = host.lock_failure.map_or(0, |failure| failure.times);
+        let mut failure = LockFailure {
+            action,
+            released: false,
+            recovered: false,
+            times: times + 1,
+        };
+        match action {
+            None => self.on_signal(libc::SIGTERM, host),
+            Some(LockAction::Poweroff) => {
+                host.told_to_end = true;
+                self.lost = Some(why);
+                self.force();
+            }
+            // Its images are closed first: `super::lives` gives the leases up.
+            Some(LockAction::Restart) => {
+                host.reclaim = true;
+                self.lost = Some(why);
+                self.force();
+            }
+            Some(LockAction::Pause) => {
+                self.paused = true;
+                failure.released = self.stand_still(host);
+            }
+            Some(LockAction::Ignore) => failure.released = give_up(host),
+        }
+        host.lock_failure = Some(failure);
+    }
+
+    /// Nothing of the machine touches its images any more, and then the leases go. Otherwise sanlock ends this
+    /// process.
+    fn stand_still(&mut self, host: &mut Host) -> bool {
+        if !self.vm.pause(super::leases::PATIENCE) {
+            say::error(
+                "the machine has not come to a stop: its disks do not answer; its leases stay",
+            );
+            return false;
+        }
+        for image in &host.images {
+            if let Err(e) = image.sync() {
+                say::error(&format!(
+                    "what was written to an image is not on its storage: {e}; the leases stay"
+                ));
+                return false;
+            }
+        }
+        give_up(host)
+    }
+
+    /// A machine that stands still goes on, if it gets its leases.
+    fn resume(&mut self, host: &mut Host) -> Value {
+        if !self.paused {
+            return json!({"ok": false, "error": "the machine does not stand still"});
+        }
+        let Some(leases) = &mut host.leases else {
+            return json!({"ok": false, "error": "sanlock's daemon has gone: this run cannot have leases again"});
+        };
+        if let Err(e) = leases.take_again(&mut say::note) {
+            return json!({"ok": false, "error": super::chain(&e)});
+        }
+        self.paused = false;
+        self.vm.resume();
+        if let Some(failure) = &mut host.lock_failure {
+            failure.recovered = true;
+        }
+        say::note("the leases are back: the machine goes on");
+        json!({"ok": true})
     }
 
     /// Our init, if it is the guest's: an image without it has nobody at the control port.
@@ -392,6 +493,7 @@ impl<'a, 'b> Session<'a, 'b> {
                 host.told_to_end = true;
                 self.force();
             }
+            Request::Resume => return self.resume(host),
             Request::Wait => {}
         }
         json!({"ok": true})
@@ -452,6 +554,9 @@ impl<'a, 'b> Session<'a, 'b> {
                     .unwrap_or(Duration::ZERO)
                     .as_secs_f64(),
             },
+            _ if self.lost.is_some() => Ending::LeasesLost {
+                why: self.lost.unwrap_or_default().to_owned(),
+            },
             _ if self.cut.is_some() => self.cut.map_or(machine, interrupted),
             // Its init killed it because we had to insist: the signal that we were sent is what ended it.
             (Some(Ending::Signalled { .. }), Some((signal, _))) if self.told_to_power_off => {
@@ -466,6 +571,18 @@ impl<'a, 'b> Session<'a, 'b> {
             (None, _) => machine,
         };
         (ending, report)
+    }
+}
+
+/// Gives the leases up; whether they are.
+fn give_up(host: &mut Host) -> bool {
+    match host.leases.as_mut().map(Leases::give_up) {
+        Some(Ok(())) => true,
+        Some(Err(e)) => {
+            say::error(&super::chain(&e));
+            false
+        }
+        None => false,
     }
 }
 

@@ -37,11 +37,19 @@ impl Signals {
     /// # Errors
     /// The system's reason.
     pub(crate) fn take() -> io::Result<Self> {
+        Self::take_with(None)
+    }
+
+    /// The same with one signal more.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub(crate) fn take_with(besides: Option<i32>) -> io::Result<Self> {
         // SAFETY: all-zero is a valid set, and the calls fill in what they are given.
         let fd = unsafe {
             let mut set = std::mem::zeroed::<libc::sigset_t>();
             libc::sigemptyset(&mut set);
-            for signal in HANDLED {
+            for signal in HANDLED.into_iter().chain(besides) {
                 if !is_ignored(signal) {
                     libc::sigaddset(&mut set, signal);
                 }

@@ -243,6 +243,8 @@ pub struct Events {
     pub on_reboot: Given<&'static str>,
     /// `events.on_crash`
     pub on_crash: Given<&'static str>,
+    /// `events.on_lockfailure`
+    pub on_lockfailure: Given<&'static str>,
     /// `events.max_restarts`
     pub max_restarts: Given<u64>,
 }
@@ -496,6 +498,7 @@ impl Reader<'_> {
                 on_poweroff: self.word(&["events", "on_poweroff"]),
                 on_reboot: self.word(&["events", "on_reboot"]),
                 on_crash: self.word(&["events", "on_crash"]),
+                on_lockfailure: self.word(&["events", "on_lockfailure"]),
                 max_restarts: self.count(&["events", "max_restarts"]),
             },
             limits: Limits {

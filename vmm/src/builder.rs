@@ -231,6 +231,7 @@ pub fn build(
     vm.consoles = devices.consoles;
     vm.serials = devices.serials;
     vm.counters = devices.counters;
+    vm.disks = devices.disks;
     Ok(vm)
 }
 

@@ -1,7 +1,8 @@
 //! The one place where threads agree that a machine ends, and why.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -92,6 +93,10 @@ pub struct Control {
     reason: Mutex<Option<Stop>>,
     wake: EventFd,
     waits: source::Stop,
+    paused: AtomicBool,
+    /// vCPUs that stand still.
+    parked: Mutex<usize>,
+    moved: Condvar,
 }
 
 impl Control {
@@ -105,6 +110,9 @@ impl Control {
             reason: Mutex::new(None),
             wake: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
             waits: source::Stop::new()?,
+            paused: AtomicBool::new(false),
+            parked: Mutex::new(0),
+            moved: Condvar::new(),
         })
     }
 
@@ -116,6 +124,9 @@ impl Control {
             *reason = Some(why);
         }
         self.stopping.store(true, Ordering::Release);
+        // Between a look at the flag and the wait that follows it, nobody else is.
+        drop(self.parked());
+        self.moved.notify_all();
         // A counter that is full is a reader that will wake anyway.
         let _ = self.wake.write(1);
     }
@@ -123,6 +134,45 @@ impl Control {
     /// Whether the machine is to stop.
     pub fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    fn parked(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets vCPUs stand still at their next exit, or go on.
+    pub fn pause(&self, paused: bool) {
+        let parked = self.parked();
+        self.paused.store(paused, Ordering::Release);
+        drop(parked);
+        self.moved.notify_all();
+    }
+
+    /// Whether vCPUs are to stand still.
+    pub fn paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// A vCPU stands still until it is to go on, or the machine stops.
+    pub fn park(&self) {
+        let mut parked = self.parked();
+        *parked += 1;
+        self.moved.notify_all();
+        while self.paused() && !self.stopping() {
+            let woken = self.moved.wait(parked);
+            parked = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        *parked -= 1;
+    }
+
+    /// Waits until so many vCPUs stand still, `patience` at most; returns whether they do.
+    pub fn all_parked(&self, count: usize, patience: Duration) -> bool {
+        let waits = |parked: &mut usize| *parked < count && !self.stopping();
+        let (parked, _) = self
+            .moved
+            .wait_timeout_while(self.parked(), patience, waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        *parked >= count
     }
 
     /// Why, once it is.
@@ -165,6 +215,31 @@ impl EventSink for Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vcpus_stand_still_until_they_go_on_or_stop() {
+        let control = Control::new().unwrap();
+        let long = Duration::from_secs(60);
+        control.pause(true);
+        std::thread::scope(|scope| {
+            let parked = [(); 2].map(|()| scope.spawn(|| control.park()));
+            assert!(control.all_parked(2, long));
+            assert!(!control.all_parked(3, Duration::from_millis(1)));
+            control.pause(false);
+            for thread in parked {
+                thread.join().unwrap();
+            }
+            control.pause(true);
+            let parked = scope.spawn(|| control.park());
+            assert!(control.all_parked(1, long) && control.paused());
+            control.stop(Stop::Requested);
+            parked.join().unwrap();
+        });
+        assert!(
+            !control.all_parked(1, long),
+            "a machine that stops is not waited for"
+        );
+    }
 
     #[test]
     fn the_first_reason_stands_and_wakes_the_main_thread() {

@@ -14,7 +14,7 @@ use vsc_devices::legacy::serial::{self, Serial};
 use vsc_devices::secret::Passphrase;
 use vsc_devices::stream::HostEnds;
 use vsc_devices::virtio::Device;
-use vsc_devices::virtio::blk::{Blk, BlkError, BlkOptions, BlkSpec, Luks};
+use vsc_devices::virtio::blk::{Blk, BlkCounters, BlkError, BlkOptions, BlkSpec, Luks};
 use vsc_devices::virtio::console::{Console, ConsoleError, ConsoleHandle};
 use vsc_devices::virtio::rng::Rng;
 use vsc_devices::virtio::stats::Counters;
@@ -103,6 +103,8 @@ pub(crate) struct Devices {
     pub(crate) consoles: Vec<ConsoleHandle>,
     pub(crate) serials: Vec<Arc<Mutex<Serial>>>,
     pub(crate) counters: Vec<(String, Arc<Counters>)>,
+    /// Of each disk.
+    pub(crate) disks: Vec<Arc<BlkCounters>>,
 }
 
 /// Makes all devices of `resources` and puts them on the buses.
@@ -119,6 +121,7 @@ pub(crate) fn attach(
         consoles: Vec::new(),
         serials: Vec::new(),
         counters: Vec::new(),
+        disks: Vec::new(),
     };
     let mut virtio: Vec<Box<dyn Device>> = Vec::new();
     let spares: Vec<Spare> = resources.disks.iter().map(|_| Spare::default()).collect();
@@ -131,7 +134,9 @@ pub(crate) fn attach(
             keep: parts.keeps.get(index).cloned().unwrap_or_default(),
             ..BlkOptions::default()
         };
-        virtio.push(Box::new(Blk::open(&name, spec, options)?));
+        let disk = Blk::open(&name, spec, options)?;
+        out.disks.push(disk.counters());
+        virtio.push(Box::new(disk));
     }
     for spec in &resources.consoles {
         let mut console = Console::new(spec, ends, Some(parts.console))?;

@@ -119,6 +119,18 @@ impl IoThread {
         Ok(())
     }
 
+    /// Waits until the loop has begun whatever was asked of its devices before this call: what an epoll_wait has
+    /// reported is served before the next one, which has the second call. False: it does not run.
+    pub fn settle(&self) -> bool {
+        let turn = || {
+            let called = self
+                .handle
+                .call_blocking(|_| Ok::<_, event_manager::Error>(()));
+            called.is_ok()
+        };
+        self.thread.is_some() && turn() && turn()
+    }
+
     /// The loop's remote control.
     pub fn handle(&self) -> LoopHandle {
         self.handle.clone()

@@ -281,6 +281,9 @@ pub struct Events {
     pub on_reboot: Action,
     /// The guest panicked or died of a triple fault.
     pub on_crash: Action,
+    /// The leases of its disks are lost; `None`: as after SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lockfailure: Option<LockAction>,
     /// Restarts allowed in one run before the run ends anyway.
     pub max_restarts: u32,
 }
@@ -291,6 +294,7 @@ impl Default for Events {
             on_poweroff: Action::Destroy,
             on_reboot: Action::Destroy,
             on_crash: Action::Destroy,
+            on_lockfailure: None,
             max_restarts: 10,
         }
     }
@@ -304,6 +308,32 @@ pub enum Action {
     Destroy,
     /// The machine starts again from its resources, in the same process.
     Restart,
+}
+
+/// What follows the loss of the leases of a machine's disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockAction {
+    /// The machine ends at once.
+    Poweroff,
+    /// It ends, and starts again once it has its leases again.
+    Restart,
+    /// It stands still, without leases.
+    Pause,
+    /// It goes on, without leases.
+    Ignore,
+}
+
+impl LockAction {
+    /// Its word in a scenario.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Poweroff => "poweroff",
+            Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Ignore => "ignore",
+        }
+    }
 }
 
 /// Time limits of a run.

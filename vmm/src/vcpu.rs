@@ -298,6 +298,10 @@ fn run(
         if shared.control.stopping() {
             break None;
         }
+        if shared.control.paused() {
+            shared.control.park();
+            continue;
+        }
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(source) => {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vsc_devices::console_log::ConsoleLog;
 use vsc_devices::legacy::acpi_pm::AcpiPm;
 use vsc_devices::legacy::serial::Serial;
+use vsc_devices::virtio::blk::BlkCounters;
 use vsc_devices::virtio::console::ConsoleHandle;
 use vsc_devices::virtio::stats::{CounterSnapshot, Counters};
 
@@ -41,8 +42,11 @@ pub struct Vm {
     pub(crate) consoles: Vec<ConsoleHandle>,
     pub(crate) power: AcpiPm,
     pub(crate) counters: Vec<(String, Arc<Counters>)>,
+    pub(crate) disks: Vec<Arc<BlkCounters>>,
     pub(crate) stats: Vec<VcpuStats>,
     pub(crate) boot_deadline: Option<Duration>,
+    /// Since when it stands still.
+    stood: Option<Instant>,
     pub(crate) marks: Marks,
     pub(crate) seats: Vec<Seat>,
     pub(crate) notes: Vec<String>,
@@ -124,8 +128,10 @@ impl Vm {
             consoles: Vec::new(),
             power,
             counters: Vec::new(),
+            disks: Vec::new(),
             stats: Vec::new(),
             boot_deadline,
+            stood: None,
             marks,
             seats: Vec::new(),
             notes: Vec::new(),
@@ -185,6 +191,9 @@ impl Vm {
         let control = self.shared.control.clone();
         if control.stopping() {
             return None;
+        }
+        if control.paused() {
+            return Some(now + LOOK_LAST);
         }
         self.watch_panic(now, &control);
         self.watch_life(now, &control);
@@ -293,6 +302,43 @@ impl Vm {
         for console in &self.consoles {
             console.resize(rows, columns);
         }
+    }
+
+    /// Lets the machine stand still: its vCPUs, and then what they have asked of the disks comes to its end. Returns
+    /// whether it has, within `patience`. The guest's clocks go on.
+    pub fn pause(&mut self, patience: Duration) -> bool {
+        /// How often disks are looked at whose last requests are on their way.
+        const LOOK: Duration = Duration::from_millis(2);
+        let now = Instant::now();
+        let until = now + patience;
+        self.stood.get_or_insert(now);
+        let control = &self.shared.control;
+        control.pause(true);
+        for thread in &self.threads {
+            thread.kick();
+        }
+        if !control.all_parked(self.threads.len(), patience)
+            || !self.io.iter().all(IoThread::settle)
+        {
+            return false;
+        }
+        loop {
+            if self.disks.iter().all(|disk| disk.is_idle()) {
+                return true;
+            }
+            if Instant::now() >= until || control.stopping() {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Lets it go on. The time until its first sign of life does not count the time that it stood still.
+    pub fn resume(&mut self) {
+        if let Some(since) = self.stood.take() {
+            self.boot_deadline = self.boot_deadline.map(|limit| limit + since.elapsed());
+        }
+        self.shared.control.pause(false);
     }
 
     /// Stops the vCPUs; the reason is [`Stop::Requested`] unless there was another already. What the guest wrote may

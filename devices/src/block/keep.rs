@@ -17,6 +17,16 @@ impl Keep {
         Self(Some(Arc::default()))
     }
 
+    /// Waits until what was written is on the storage; nothing, where it keeps nothing.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn sync(&self) -> io::Result<()> {
+        let Some(slot) = &self.0 else { return Ok(()) };
+        let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().map_or(Ok(()), File::sync_data)
+    }
+
     /// What it has, as a descriptor of the same open file.
     pub(super) fn get(&self) -> io::Result<Option<File>> {
         let Some(slot) = &self.0 else { return Ok(None) };

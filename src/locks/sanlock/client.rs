@@ -65,6 +65,8 @@ pub struct Daemon {
     stream: UnixStream,
     socket: PathBuf,
     version: String,
+    /// There can be no other connection: this process is confined.
+    pub(super) only: bool,
 }
 
 impl Daemon {
@@ -111,6 +113,7 @@ impl Daemon {
             stream,
             socket: socket.to_owned(),
             version: String::new(),
+            only: false,
         };
         let what = "its version";
         let header = daemon.ask(
@@ -137,6 +140,9 @@ impl Daemon {
 
     /// Another connection to the same daemon.
     fn again(&self) -> Result<Self, Error> {
+        if self.only {
+            return Err(Error::Denied(self.socket.clone()));
+        }
         Self::connect(&self.socket)
     }
 

@@ -125,6 +125,8 @@ impl Leases {
             all,
         };
         leases.acquire(tell)?;
+        // What comes later comes from a confined process, which has this connection and opens none.
+        leases.daemon.only = true;
         Ok(leases)
     }
 
@@ -210,11 +212,13 @@ impl Leases {
                 }
                 ENOENT => attempts += 1,
                 EEXIST | EAGAIN | EBUSY => {
-                    if let Some(e) = self.held_here(range.clone())? {
+                    // Shared by others, where this one wants it alone.
+                    if result == EAGAIN
+                        && let Some(e) = self.held_there(range.clone())
+                    {
                         return Err(e);
                     }
-                    // Shared by others, where this one wants it alone.
-                    if let (EAGAIN, Some(e)) = (result, self.held_there(range.clone())) {
+                    if let Some(e) = self.held_here(range.clone())? {
                         return Err(e);
                     }
                     if Instant::now() >= until {
@@ -259,6 +263,13 @@ impl Leases {
 
     /// Who of this host has one of these leases; none: a process that lives no more.
     fn held_here(&self, range: std::ops::Range<usize>) -> Result<Option<Error>, Error> {
+        if self.daemon.only {
+            let first = &self.all[range.start];
+            return Ok(Some(self.locked(
+                first,
+                "another process of this host, or of another host",
+            )));
+        }
         let status = self.daemon.status()?;
         for lease in &self.all[range] {
             let has = |l: &&super::LeaseOf| {
@@ -377,6 +388,9 @@ pub(super) fn join(
 
 /// That the daemon is in the lockspace already, as another host or with another file.
 fn elsewhere(daemon: &Daemon, at: &Sanlock) -> Result<Option<Error>, Error> {
+    if daemon.only {
+        return Ok(None);
+    }
     let status = daemon.status()?;
     let here = status
         .lockspaces

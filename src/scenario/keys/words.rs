@@ -354,13 +354,24 @@ pub(super) const SECURITIES: &[Word] = &[
         "AMD SEV-SNP: integrity and attestation by the guest",
     ),
 ];
-const NO_REVOKING: &str =
-    "locks of files cannot be revoked while they are held, only sanlock's leases can";
+const NO_REVOKING: &str = "locks of files cannot be revoked while they are held, only the leases of `locking: sanlock` can";
 pub(super) const LOCK_ACTIONS: &[Word] = &[
-    elsewhere("poweroff", "the machine ends", NO_REVOKING),
-    elsewhere("restart", "the machine starts again", NO_REVOKING),
-    elsewhere("pause", "the machine stands still", NO_REVOKING),
-    elsewhere("ignore", "nothing", NO_REVOKING),
+    elsewhere("poweroff", "the machine ends at once", NO_REVOKING),
+    elsewhere(
+        "restart",
+        "the machine ends, and starts again once it has its leases again",
+        NO_REVOKING,
+    ),
+    elsewhere(
+        "pause",
+        "the machine stands still without its leases, until `vsc-run ctl RUN resume` takes them again",
+        NO_REVOKING,
+    ),
+    elsewhere(
+        "ignore",
+        "the machine goes on without its leases",
+        NO_REVOKING,
+    ),
 ];
 pub(super) const LOCK_DRIVERS: &[Word] = &[
     word(

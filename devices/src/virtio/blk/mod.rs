@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES};
@@ -106,6 +106,15 @@ pub struct BlkCounters {
     pub written_bytes: AtomicU64,
     /// Requests that the host failed (full file system, I/O error); those that the guest got wrong are not counted.
     pub errors: AtomicU64,
+    /// Requests that have begun, and queues that wait for their turn.
+    pub busy: AtomicU64,
+}
+
+impl BlkCounters {
+    /// Whether nothing is left of what the guest has asked for, as far as the loop has heard of it.
+    pub fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Acquire) == 0
+    }
 }
 
 /// A disk.
@@ -257,6 +266,15 @@ impl Blk {
         if !self.waiting.is_empty() {
             self.again(watch);
         }
+        self.note_busy();
+    }
+
+    fn note_busy(&self) {
+        let busy = self.work.in_flight + self.waiting.len();
+        self.work
+            .counters
+            .busy
+            .store(busy as u64, Ordering::Release);
     }
 
     /// Takes what the disk has finished, and sees to it that the rest will be heard of.
@@ -373,6 +391,7 @@ impl Device for Blk {
             }
         } else {
             self.collect(watch);
+            self.note_busy();
         }
     }
 
@@ -393,6 +412,7 @@ impl Device for Blk {
         work.slots.clear();
         work.free.clear();
         work.in_flight = 0;
+        work.counters.busy.store(0, Ordering::Release);
         // A new driver finds the cache as the host's user set it.
         let writeback = u8::from(work.policy.writeback);
         if work.config.byte(WRITEBACK) != writeback {

@@ -105,6 +105,7 @@ fn pair() -> (Daemon, UnixStream) {
         stream: ours,
         socket: "/run/x".into(),
         version: String::new(),
+        only: false,
     };
     (daemon, theirs)
 }

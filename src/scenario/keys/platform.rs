@@ -165,7 +165,7 @@ pub(super) const LOCKING: &[Key] = &[
         .ends("host_id of qemu-sanlock.conf", ""),
     key("disk_lease_dir", Kind::Path, "", "/var/lib/libvirt/sanlock", "Where sanlock keeps a lease for each image, named by MD5 of its path.")
         .ends("disk_lease_dir of qemu-sanlock.conf", ""),
-    key("io_timeout", Kind::Count { min: 1, max: 600 }, "10", "5", "Seconds that sanlock gives a read or a write of its leases.")
+    key("io_timeout", Kind::Count { min: 1, max: 600 }, "", "5", "Seconds that sanlock gives a read or a write of its leases; 10 where nothing is said.")
         .why("joining takes 2 times as long; a host that has lost its storage is told after 8 times, and given up 60 s later; all hosts have the same")
         .ends("io_timeout of qemu-sanlock.conf", ""),
 ];

@@ -8,7 +8,7 @@ mod home;
 mod inside;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -77,8 +77,10 @@ fn stop_insists_with_a_command_that_ignores_it() {
     let Some(kernel) = kernel() else { return };
     let home = Home::new("insist");
     let grace = ["-o", "limits.stop_grace=1s"];
-    let script = "trap '' TERM HUP; echo ready; while :; do :; done";
-    let child = command(&home, &kernel, &grace, script);
+    // It spins when its word has got out: nothing makes the cpl3 kernel take a processor away from what spins.
+    let script = "trap '' TERM HUP; echo ready; read x; while :; do :; done";
+    let mut child = command(&home, &kernel, &grace, script);
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     let output = home.ctl(&["lab", "stop"]);
     expect_code(&output, 0);
     let told = text(&output.stdout);

@@ -491,7 +491,7 @@ fn an_empty_answer_is_a_sentence() {
         (
             &["locks", "list"],
             "no image is locked\n",
-            r#"{"hidden":[],"holders":[]}"#,
+            r#"{"hidden":[],"holders":[],"leases":[]}"#,
         ),
         (&["locks", "gc"], "nothing to remove\n", "[]"),
     ] {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::process::Running;
 use common::{TempDir, expect_code, have_kvm, run, skip, text, vsc};
 use serde_json::Value;
 
@@ -40,26 +41,6 @@ fn machine(name: &str, image: &Path, options: &[&str]) -> Command {
 /// One that ends at once.
 fn brief(name: &str, image: &Path, options: &[&str]) -> Output {
     run(&mut machine(name, image, options))
-}
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Running {
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Waits until something holds a lock on `image`, as `locks list` tells.

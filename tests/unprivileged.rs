@@ -35,7 +35,7 @@ fn a_machine_needs_no_setup_and_no_rights() {
         "NoNewPrivs:\t1",
     ];
     contains(&status, &[&uid, none[0], none[1], none[2], "Seccomp:\t2"]);
-    machine.end();
+    machine.kill();
     assert_eq!(below(&runtime(me())), [""; 0]);
     assert_eq!(below("/tmp/me"), [""; 0]);
 
@@ -123,7 +123,7 @@ fn images_of_two_users() {
         &["processes that /proc does not show"],
     );
     contains(&bob(&["ps", "--all"], 0), &["no machine runs"]);
-    holder.end();
+    holder.kill();
     // One whose command line says nothing.
     let scenario = world.file(me(), "s.yaml", 0o644, format!("disk: {image}\n").as_bytes());
     let mut holder = world.machine(me(), &[&scenario]);
@@ -136,7 +136,7 @@ fn images_of_two_users() {
             "sudo vsc-run locks list",
         ],
     );
-    holder.end();
+    holder.kill();
     bob(&["-q", "-o", &disk, "-o", NOTHING], 0);
 
     let theirs = world.file(them(), "y.img", 0o644, &[0; 1 << 20]);
@@ -422,7 +422,7 @@ fn machines_of_two_users_that_stay() {
         contains(&both, &[&format!("twin  {pid} ")]);
     }
     // Killed, nothing but an empty directory that says whose it was is left, which the next look clears away.
-    machine.end();
+    machine.kill();
     world.says(&["ps"], 0, &["no machine runs"]);
     world.ada(&["gc"], 0);
     assert!(

@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use vsc_devices::block::luks::{self, Draft, LuksDisk, LuksError, LuksOpenError, PAYLOAD};
@@ -16,6 +17,19 @@ use vsc_devices::block::{Disk, Iovecs, Op, Request};
 use vsc_devices::secret::Passphrase;
 
 const SECRET: &str = "correct horse battery staple";
+
+/// Held while a program is started: until it executes its own, it has this process's descriptors, and with them the locks
+/// of what another test closes meanwhile.
+static STARTING: Mutex<()> = Mutex::new(());
+
+fn output(command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let child = command.spawn();
+    drop(starting);
+    child?.wait_with_output()
+}
 
 struct Dir(PathBuf);
 
@@ -34,10 +48,7 @@ impl Dir {
 
     /// Runs a program here; false when there is none such, which is an error in CI.
     fn run(&self, program: &str, words: &[&str]) -> bool {
-        let output = Command::new(program)
-            .args(words)
-            .current_dir(&self.0)
-            .output();
+        let output = output(Command::new(program).args(words).current_dir(&self.0));
         let output = match output {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 assert!(std::env::var_os("CI").is_none(), "{program} is missing");
@@ -57,20 +68,11 @@ impl Dir {
     fn qemu_img(&self, name: &str, options: &str) -> bool {
         for _ in 0..60 {
             let options = format!("key-secret=s,iter-time=20{options}");
-            let output = Command::new("qemu-img")
-                .args([
-                    "create",
-                    "-q",
-                    "--object",
-                    "secret,id=s,file=key",
-                    "-f",
-                    "luks",
-                    "-o",
-                ])
-                .args([&options, name, "8M"])
-                .current_dir(&self.0)
-                .output();
-            match output {
+            let object = "secret,id=s,file=key";
+            let mut command = Command::new("qemu-img");
+            command.args(["create", "-q", "--object", object, "-f", "luks", "-o"]);
+            command.args([&options, name, "8M"]).current_dir(&self.0);
+            match output(&mut command) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     return self.run("qemu-img", &["--version"]);
                 }
@@ -103,6 +105,8 @@ impl Drop for Dir {
 
 fn open(path: &Path, secret: &str, options: &RawOptions) -> Result<LuksDisk, LuksError> {
     let passphrase = Passphrase::copy(secret.as_bytes()).unwrap();
+    // What is being started has no lock of an earlier disk any more.
+    drop(STARTING.lock());
     match LuksDisk::open(path, options, &passphrase) {
         Ok(disk) => Ok(disk),
         Err(LuksOpenError::Luks(e)) => Err(e.source),

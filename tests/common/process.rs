@@ -13,6 +13,26 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Long enough for a busy machine; what is awaited takes milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A process that ends with the test.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn kill(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// The built-in guest, told what to do.
 pub fn guest(parameters: &str) -> Command {
     let mut command = vsc();

@@ -10,8 +10,9 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use super::common::process::Running;
 use super::common::{expect_code, finish, have_kvm, kernel, run, text};
 use super::inside;
 
@@ -152,22 +153,6 @@ impl World {
             panic!("{}", text(&finish(child).stderr));
         }
         Running(child)
-    }
-}
-
-pub struct Running(pub Child);
-
-impl Running {
-    pub fn end(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
